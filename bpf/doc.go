@@ -1,0 +1,2 @@
+// Package bpf will hold the latency probes; it is empty until they are built.
+package bpf

@@ -1,0 +1,9 @@
+module github.com/robib-ublk/robib
+
+go 1.26
+
+require (
+	github.com/alecthomas/kong v1.17.0
+	github.com/pawelgaczynski/giouring v0.0.0-20230826085535-69588b89acb9
+	golang.org/x/sys v0.50.0
+)
