@@ -1,0 +1,135 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+// Exit codes of a server that the supervisor acts on; any other end is a crash.
+const (
+	ExitStopped = 0  // ended by request
+	ExitRefused = 78 // cannot serve, and starting again would not help (EX_CONFIG)
+)
+
+// Defaults of Spec.
+const (
+	// CrashLimit is how many servers in a row may die within CrashWindow of their start.
+	CrashLimit  = 5
+	CrashWindow = 10 * time.Second
+	// sayAfter is when a wait for the dead server's I/O is reported.
+	sayAfter = 5 * time.Second
+)
+
+// Spec describes one supervised server.
+type Spec struct {
+	Name      string
+	Exe       string
+	Args      []string // of the first server
+	Reattach  []string // of every later one
+	Disk, Log *os.File // opened exclusively by the caller; passed on, kept open here
+	Ready     *os.File // passed to the first server only; may be nil
+	Logf      func(format string, args ...any)
+	Stderr    io.Writer
+}
+
+// ErrCrashLoop says that the server died again and again at once; the device stays, its I/O waits.
+var ErrCrashLoop = errors.New("the server keeps dying")
+
+// Run starts the server and keeps one alive until it ends by request, refuses to serve, or
+// keeps crashing. Cancelling ctx sends SIGTERM and then waits for the server to end by itself.
+func Run(ctx context.Context, s Spec) error {
+	args, ready, crashes := s.Args, s.Ready, 0
+	for {
+		begun := time.Now()
+		code, err := once(ctx, s, args, ready)
+		if ready != nil {
+			ready.Close()
+			ready = nil
+		}
+		if err != nil {
+			return err
+		}
+		switch code {
+		case ExitStopped:
+			return nil
+		case ExitRefused:
+			return fmt.Errorf("%s: the server refused to serve; its message is above", s.Name)
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: the server died while it was told to stop", s.Name)
+		}
+		if crashes++; time.Since(begun) > CrashWindow {
+			crashes = 1
+		}
+		if crashes >= CrashLimit {
+			return fmt.Errorf("%s: %w (%d times within %v each); the device stays and its I/O waits: mend the cause, then `robib-ublk recover %s`",
+				s.Name, ErrCrashLoop, crashes, CrashWindow, s.Name)
+		}
+		s.Logf("%s: server died (code %d), starting the next one: applications only see a pause", s.Name, code)
+		args = s.Reattach
+	}
+}
+
+// once runs one server to its end and waits until its rings are gone. code is 128+N for signal N.
+func once(ctx context.Context, s Spec, args []string, ready *os.File) (code int, err error) {
+	eof, w, err := os.Pipe()
+	if err != nil {
+		return 0, fmt.Errorf("%s: pipe: %w", s.Name, err)
+	}
+	defer eof.Close()
+	var p passed
+	p.add("pipe", w)
+	p.add("ready", ready)
+	p.add("disk", s.Disk)
+	p.add("log", s.Log)
+	cmd := exec.Command(s.Exe, args...)
+	cmd.Env = append(os.Environ(), p.env())
+	cmd.ExtraFiles = p.files
+	cmd.Stdout, cmd.Stderr = s.Stderr, s.Stderr
+	// Its own process group: ^C at a terminal reaches the supervisor, which tells the server.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err = cmd.Start(); err != nil {
+		w.Close()
+		return 0, fmt.Errorf("%s: start the server: %w", s.Name, err)
+	}
+	w.Close()
+	ended := make(chan struct{})
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		select {
+		case <-ctx.Done():
+			cmd.Process.Signal(syscall.SIGTERM)
+		case <-ended:
+		}
+	}()
+	err = cmd.Wait()
+	close(ended)
+	<-told
+	code = cmd.ProcessState.ExitCode()
+	if st, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+		code = 128 + int(st.Signal())
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return code, fmt.Errorf("%s: wait for the server: %w", s.Name, err)
+	}
+	waitGone(eof, func() {
+		s.Logf("%s: waiting for the dead server's last I/O to end before the next one may start", s.Name)
+	})
+	return code, nil
+}
+
+// waitGone blocks until every ring that held the pipe's write end is gone. It is never forced:
+// a write that the kernel still has may land at any time until then.
+func waitGone(eof *os.File, say func()) {
+	late := time.AfterFunc(sayAfter, say)
+	defer late.Stop()
+	io.Copy(io.Discard, eof)
+}

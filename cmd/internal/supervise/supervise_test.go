@@ -1,0 +1,124 @@
+package supervise
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// TestMain lets the test binary play the server: its first argument says how it behaves.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "server" {
+		os.Exit(server(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+func server(args []string) int {
+	in, err := Receive()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return ExitRefused
+	}
+	switch args[0] {
+	case "stop":
+		fmt.Fprintln(os.Stderr, "served", strings.Join(args, " "))
+		Report{Device: "/dev/x", Lines: []string{"live"}}.Send(in.Ready)
+		return ExitStopped
+	case "refuse":
+		return ExitRefused
+	case "orphan": // dies while a child still holds the pipe, as a ring's late I/O does
+		c := exec.Command("/bin/sh", "-c", "read x; echo late >&2")
+		r, w, _ := os.Pipe()
+		c.Stdin, c.Stderr, c.ExtraFiles = r, os.Stderr, []*os.File{in.Pipe}
+		if err := c.Start(); err != nil {
+			return ExitRefused
+		}
+		fmt.Fprintln(os.Stderr, "died")
+		w.Close()
+		return 9
+	}
+	p, _ := os.FindProcess(os.Getpid())
+	p.Kill()
+	select {}
+}
+
+type sink struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *sink) logf(f string, a ...any) { fmt.Fprintf(s, f+"\n", a...) }
+
+func spec(t *testing.T, out *sink, first, later string) Spec {
+	t.Helper()
+	return Spec{Name: "v", Exe: os.Args[0], Args: []string{"server", first}, Reattach: []string{"server", later},
+		Logf: out.logf, Stderr: out}
+}
+
+func TestKilledServerIsReplaced(t *testing.T) {
+	var out sink
+	if err := Run(context.Background(), spec(t, &out, "kill", "stop")); err != nil {
+		t.Fatal(err, out.b.String())
+	}
+	if s := out.b.String(); !strings.Contains(s, "server died (code 137)") || !strings.Contains(s, "served stop") {
+		t.Fatal(s)
+	}
+}
+
+func TestReportReachesWhoeverWaits(t *testing.T) {
+	var out sink
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	s := spec(t, &out, "stop", "stop")
+	s.Ready = w
+	if err := Run(context.Background(), s); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := ReadReport(r)
+	if err != nil || rep.Device != "/dev/x" || len(rep.Lines) != 1 {
+		t.Fatal(rep, err)
+	}
+}
+
+func TestRefusalIsNotRetried(t *testing.T) {
+	var out sink
+	err := Run(context.Background(), spec(t, &out, "refuse", "stop"))
+	if err == nil || strings.Contains(out.b.String(), "served") {
+		t.Fatal(err, out.b.String())
+	}
+}
+
+func TestCrashLoopEnds(t *testing.T) {
+	var out sink
+	if err := Run(context.Background(), spec(t, &out, "kill", "kill")); !errors.Is(err, ErrCrashLoop) {
+		t.Fatal(err)
+	}
+}
+
+// The next server must not start before the last holder of the pipe is gone.
+func TestNextServerWaitsForThePipe(t *testing.T) {
+	var out sink
+	if err := Run(context.Background(), spec(t, &out, "orphan", "stop")); err != nil {
+		t.Fatal(err)
+	}
+	s := out.b.String()
+	if late, served := strings.Index(s, "late"), strings.Index(s, "served"); late < 0 || served < late {
+		t.Fatalf("late I/O at %d, next server at %d:\n%s", late, served, s)
+	}
+}
