@@ -1,0 +1,166 @@
+package volume
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+)
+
+// StateDir is where configurations and default logs live, unless ROBIB_STATE_DIR names another place.
+const StateDir = "/var/lib/robib-ublk"
+
+// State is the state directory in use.
+func State() string {
+	if d := os.Getenv("ROBIB_STATE_DIR"); d != "" {
+		return d
+	}
+	return StateDir
+}
+
+// Role is which half of a volume this machine is.
+type Role string
+
+// Roles.
+const (
+	Primary   Role = "primary"
+	Secondary Role = "secondary"
+)
+
+// Config is what a machine remembers of a volume between runs.
+type Config struct {
+	Name       string `json:"name"`
+	Role       Role   `json:"role"`
+	Volume     string `json:"volume_uuid"` // "" until a new secondary has met its primary
+	LogID      string `json:"log_uuid"`
+	Disk       string `json:"disk"`
+	DiskID     string `json:"disk_identity"`
+	DiskBytes  int64  `json:"disk_bytes"`
+	Log        string `json:"log"`
+	LogBytes   int64  `json:"log_bytes"`
+	LogOwned   bool   `json:"log_owned"` // the log is a file we made: forgotten volumes take it along
+	Remote     string `json:"remote,omitempty"`
+	Listen     string `json:"listen,omitempty"`
+	Mode       string `json:"mode"`
+	DeviceID   int    `json:"device_id"` // wanted ublk id; -1 any
+	RAMBytes   int64  `json:"ram_bytes,omitempty"`
+	PeerKey    string `json:"peer_key,omitempty"` // fingerprint of the pinned peer
+	Overwrite  bool   `json:"overwrite,omitempty"`
+	FirstAlone bool   `json:"first_alone,omitempty"` // --degraded-ok at the first add
+}
+
+var nameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)
+
+// CheckName refuses what would not be a good file name.
+func CheckName(n string) error {
+	if !nameRE.MatchString(n) {
+		return Usagef("volume name %q: use 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit", n)
+	}
+	return nil
+}
+
+// DefaultName derives a volume name from its disk: /dev/sdc gives sdc.
+func DefaultName(disk string) string {
+	b := strings.Trim(regexp.MustCompile(`[^a-zA-Z0-9_.-]+`).ReplaceAllString(filepath.Base(disk), "-"), "-.")
+	if b == "" {
+		b = "volume"
+	}
+	return b[:min(len(b), 64)]
+}
+
+func configPath(name string) string { return filepath.Join(State(), "volumes", name+".json") }
+
+// ErrUnknown says that no volume of that name is configured.
+var ErrUnknown = errors.New("no such volume")
+
+// LoadConfig reads one volume's configuration.
+func LoadConfig(name string) (*Config, error) {
+	b, err := os.ReadFile(configPath(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w here (`robib-ublk list` shows those there are)", name, ErrUnknown)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := new(Config)
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, fmt.Errorf("%s: %w", configPath(name), err)
+	}
+	return c, nil
+}
+
+// Save writes the configuration so that a crash leaves the old one or the new one.
+func (c *Config) Save() error {
+	b, err := json.MarshalIndent(c, "", "\t")
+	if err != nil {
+		return err
+	}
+	return writeFile(configPath(c.Name), append(b, '\n'))
+}
+
+// Forget removes the configuration.
+func (c *Config) Forget() error { return os.Remove(configPath(c.Name)) }
+
+// Configs lists all volumes, sorted by name.
+func Configs() ([]*Config, error) {
+	d, err := os.ReadDir(filepath.Join(State(), "volumes"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []*Config
+	for _, e := range d {
+		n, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		c, err := LoadConfig(n)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out, nil
+}
+
+// writeFile replaces path durably: temporary file, fsync, rename, fsync of the directory.
+func writeFile(path string, b []byte) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// UsageError is the user's to mend: exit code 2.
+type UsageError struct{ msg string }
+
+func (e *UsageError) Error() string { return e.msg }
+
+// Usagef makes a UsageError.
+func Usagef(format string, args ...any) error { return &UsageError{fmt.Sprintf(format, args...)} }

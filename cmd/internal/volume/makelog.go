@@ -1,0 +1,160 @@
+package volume
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/ublk/blk"
+	"github.com/robib-ublk/robib/ublk/blk/filedev"
+	"github.com/robib-ublk/robib/uring"
+)
+
+// WithDisk runs f on a device over file, on a ring of its own: what a command needs of a disk
+// when no server runs.
+func WithDisk(file *os.File, f func(d blk.Device, drive blk.Drive) error) error {
+	done := make(chan error, 1)
+	go func() {
+		// The loop locks this thread; it ends with the goroutine.
+		runtime.LockOSThread()
+		done <- withDisk(file, f)
+	}()
+	return <-done
+}
+
+func withDisk(file *os.File, f func(d blk.Device, drive blk.Drive) error) error {
+	l, err := uring.NewLoop(uring.LoopOptions{})
+	if err != nil {
+		return err
+	}
+	d, err := filedev.Open(l, file, filedev.Options{})
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	err = f(d, driveLoop(l))
+	return errors.Join(err, d.Close(), l.Close())
+}
+
+// driveLoop makes a blk.Drive of a loop that does not run yet.
+func driveLoop(l *uring.Loop) blk.Drive {
+	wall := wallOffset(l)
+	return func() (blk.Instant, error) {
+		now, err := l.Once(blk.Never)
+		return blk.Instant{Mono: now, Wall: now + wall}, err
+	}
+}
+
+// makeLog finds, creates or formats the log of a new volume and opens it.
+func (p *Prepared) makeLog(q Request, disk blk.Info) error {
+	c := p.Config
+	c.Log = q.Log
+	if c.Log == "" {
+		c.Log = DefaultLogPath(c.Name)
+	}
+	if samePath(c.Log, c.Disk) {
+		return Usagef("disk and log are both %s: they must be two", c.Disk)
+	}
+	st, err := os.Stat(c.Log)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err = createLogFile(c.Log, q.LogBytes); err != nil {
+			return err
+		}
+		c.LogOwned = true
+	case err != nil:
+		return err
+	case st.Mode().IsRegular():
+		if err := checkLogDir(dirOf(c.Log)); err != nil {
+			return err
+		}
+	default:
+		if err := checkNotOnRobib(c.Log, "the log"); err != nil {
+			return err
+		}
+	}
+	if p.Log, err = filedev.OpenExclusive(c.Log); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	info, err := filedev.Describe(p.Log)
+	if err != nil {
+		return err
+	}
+	if info.ReadOnly || info.Zoned {
+		return fmt.Errorf("log %s is read-only or zoned: it must be written in place", c.Log)
+	}
+	c.LogBytes = info.SizeBytes
+	super, err := newSuper(c, disk)
+	if err != nil {
+		return err
+	}
+	err = WithDisk(p.Log, func(d blk.Device, drive blk.Drive) error {
+		if err := mayFormat(q, c, d, drive); err != nil {
+			return err
+		}
+		return seglog.Create(d, super, drive)
+	})
+	if err != nil {
+		if c.LogOwned {
+			os.Remove(c.Log)
+		}
+		return err
+	}
+	c.LogID, c.Volume = super.Log.String(), super.Volume.String()
+	return nil
+}
+
+// mayFormat refuses to format a log device without the word that what is on it calls for.
+func mayFormat(q Request, c *Config, d blk.Device, drive blk.Drive) error {
+	if c.LogOwned {
+		return nil // made a moment ago
+	}
+	old, err := seglog.Probe(d, drive)
+	var foreign *seglog.ForeignError
+	switch {
+	case errors.Is(err, seglog.ErrBlank):
+		if q.CreateLog || q.Overwrite {
+			return nil
+		}
+		return fmt.Errorf("log %s is blank: --create-log makes a log there", c.Log)
+	case q.Overwrite:
+		return nil
+	case err == nil && old.Marks&seglog.Ended != 0:
+		if q.CreateLog {
+			return nil
+		}
+		return fmt.Errorf("log %s served volume %s, which was ended and left nothing in it: --create-log makes a new log there", c.Log, old.Volume)
+	case err == nil:
+		return fmt.Errorf("log %s belongs to volume %s (disk %q, %s), which is unknown here and may hold writes that its disk lacks: find that disk, or destroy them with --overwrite",
+			c.Log, old.Volume, old.DiskIdentity, Bytes(old.DiskBytes))
+	case errors.As(err, &foreign):
+		return fmt.Errorf("log %s is not a robib-ublk log (%v): name another device, or destroy what is there with --overwrite", c.Log, err)
+	}
+	return fmt.Errorf("log %s: %w", c.Log, err)
+}
+
+// newSuper describes the log of a new volume. A primary draws the volume's identity; a
+// secondary gets it from the primary it first meets.
+func newSuper(c *Config, disk blk.Info) (seglog.Super, error) {
+	s := seglog.Super{Log: newUUID(), DiskBytes: disk.SizeBytes, DiskIdentity: disk.Identity, DiskBlock: disk.LogicalBytes}
+	if c.Role == Secondary {
+		s.Marks = seglog.Inconsistent
+		return s, nil
+	}
+	s.Volume = newUUID()
+	s.Term = seglog.Term{Number: 1, ID: randomID()}
+	if c.Remote != "" {
+		s.Marks = seglog.HasPeer | seglog.PeerNeedsFullSync | seglog.Degraded | seglog.Ahead
+	}
+	return s, nil
+}
+
+func randomID() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.LittleEndian.Uint64(b[:]) | 1
+}

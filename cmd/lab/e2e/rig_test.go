@@ -1,0 +1,244 @@
+//go:build vm
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The guest's disks, in the order `lab` gives them: two of 512 MiB for data, two of 128 MiB for logs.
+const (
+	dataA, dataB = "/dev/vdb", "/dev/vdc"
+	logA, logB   = "/dev/vdd", "/dev/vde"
+)
+
+// bound is how long any one command may take in the emulated machine.
+const bound = 10 * time.Minute
+
+// run executes a command and returns its combined output; it fails the test when the command does.
+func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := try(name, args...)
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func try(name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
+	defer cancel()
+	b, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	return string(b), err
+}
+
+func robib(t *testing.T, args ...string) string {
+	t.Helper()
+	return run(t, "robib-ublk", args...)
+}
+
+// refused runs a command that must fail with code and say want in one line.
+func refused(t *testing.T, code int, want string, args ...string) {
+	t.Helper()
+	out, err := try("robib-ublk", args...)
+	got := 0
+	if e, ok := err.(*exec.ExitError); ok {
+		got = e.ExitCode()
+	}
+	if got != code || !strings.Contains(out, want) || strings.Count(strings.TrimSpace(out), "\n") > 0 {
+		t.Errorf("robib-ublk %s: exit %d, want %d and one line with %q:\n%s", strings.Join(args, " "), got, code, want, out)
+	}
+}
+
+// status is what these tests read of `robib-ublk status -j`.
+type status struct {
+	Role      string `json:"role"`
+	State     string `json:"state"`
+	Reason    string `json:"reason"`
+	Device    string `json:"device"`
+	ServerPID int    `json:"server_pid"`
+	PeerReads uint64 `json:"peer_reads_total"`
+}
+
+func stat(t *testing.T, name string) (s status) {
+	t.Helper()
+	out, _ := exec.Command("robib-ublk", "-j", "status", name).Output() // exits 3 or 4 when not well
+	if err := json.Unmarshal(out, &s); err != nil {
+		t.Fatalf("status %s: %v\n%s", name, err, out)
+	}
+	return s
+}
+
+// until polls ok, for as long as anything may take here.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	end := time.Now().Add(bound)
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if <-tick.C; time.Now().After(end) {
+			t.Fatalf("waited %v for: %s", bound, what)
+		}
+	}
+}
+
+func inSync(t *testing.T, name string) {
+	t.Helper()
+	until(t, name+" in sync", func() bool { return stat(t, name).State == "in sync" })
+}
+
+// pair is a volume "p" with its second copy "s", both in this machine, joined through a link that can be cut.
+type pair struct {
+	t    *testing.T
+	Dev  string
+	Link *Proxy
+}
+
+// newPair makes both halves on blank disks and waits until they are in sync.
+func newPair(t *testing.T, mode string) *pair {
+	t.Helper()
+	blank(t, dataA, dataB, logA, logB)
+	out := robib(t, "serve", "--name", "s", "--disk", dataB, "--log", logB, "--create-log", "--listen", "127.0.0.1:7789")
+	token := ""
+	for _, w := range strings.Fields(out) {
+		if strings.HasPrefix(w, "robib1-") {
+			token = w
+		}
+	}
+	if token == "" {
+		t.Fatalf("serve printed no pairing token:\n%s", out)
+	}
+	l, err := NewProxy("127.0.0.1:7790", "127.0.0.1:7789")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pair{t: t, Link: l}
+	t.Cleanup(func() { l.Close() })
+	out = robib(t, "add", "--name", "p", "--disk", dataA, "--log", logA, "--create-log", "--remote", "127.0.0.1:7790", "--pair", token, "--mode", mode)
+	t.Log(out)
+	p.Dev = stat(t, "p").Device
+	inSync(t, "p")
+	return p
+}
+
+// end deletes both halves and compares the two data disks byte by byte.
+func (p *pair) end() {
+	p.t.Helper()
+	inSync(p.t, "p")
+	robib(p.t, "del", "p")
+	robib(p.t, "del", "s")
+	same(p.t, dataA, dataB)
+}
+
+// kill9 kills the server of volume name and waits until another one answers.
+func kill9(t *testing.T, name string) {
+	t.Helper()
+	pid := stat(t, name).ServerPID
+	if pid <= 1 {
+		t.Fatalf("server pid %d", pid)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a new server under "+name, func() bool {
+		var s status
+		out, _ := exec.Command("robib-ublk", "-j", "status", name).Output()
+		return json.Unmarshal(out, &s) == nil && s.ServerPID > 1 && s.ServerPID != pid
+	})
+}
+
+// blank zeroes the ends of disks, where signatures and superblocks are.
+func blank(t *testing.T, disks ...string) {
+	t.Helper()
+	for _, d := range disks {
+		f, err := os.OpenFile(d, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := f.Seek(0, io.SeekEnd)
+		z := make([]byte, 2<<20)
+		if err == nil {
+			_, err = f.WriteAt(z, 0)
+		}
+		if err == nil {
+			_, err = f.WriteAt(z, n-int64(len(z)))
+		}
+		if err == nil {
+			err = f.Sync()
+		}
+		if err != nil {
+			t.Fatal(d, err)
+		}
+		f.Close()
+	}
+}
+
+// same compares two disks byte by byte, past the page cache.
+func same(t *testing.T, a, b string) {
+	t.Helper()
+	run(t, "sh", "-c", "echo 3 > /proc/sys/vm/drop_caches")
+	x, err := os.Open(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	y, err := os.Open(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer y.Close()
+	p, q := make([]byte, 1<<20), make([]byte, 1<<20)
+	for off := int64(0); ; off += int64(len(p)) {
+		n, e1 := io.ReadFull(x, p)
+		m, e2 := io.ReadFull(y, q)
+		if n != m || !bytes.Equal(p[:n], q[:m]) {
+			for i := range min(n, m) {
+				if p[i] != q[i] {
+					t.Fatalf("%s and %s differ at byte %d (sector %d)", a, b, off+int64(i), (off+int64(i))/512)
+				}
+			}
+			t.Fatalf("%s and %s differ in size: %d and %d", a, b, off+int64(n), off+int64(m))
+		}
+		if e1 != nil || e2 != nil {
+			return
+		}
+	}
+}
+
+// fio runs a verifying random write job over size MiB of dev.
+func fio(t *testing.T, dev, bs string, sizeMiB int, more ...string) {
+	t.Helper()
+	run(t, "fio", fioArgs(dev, bs, sizeMiB, more...)...)
+}
+
+func fioArgs(dev, bs string, sizeMiB int, more ...string) []string {
+	a := []string{"--name=v", "--filename=" + dev, "--rw=randwrite", "--ioengine=libaio", "--direct=1", "--iodepth=32",
+		"--verify=crc32c", "--verify_state_save=0", "--do_verify=1", "--verify_fatal=1", "--size=" + strconv.Itoa(sizeMiB) + "m"}
+	if strings.Contains(bs, "-") {
+		a = append(a, "--bsrange="+bs, "--serialize_overlap=1")
+	} else {
+		a = append(a, "--bs="+bs)
+	}
+	return append(a, more...)
+}
+
+// fds counts this process's descriptors; pids of ours left running would hold some too.
+func leftovers() (string, error) {
+	m, err := filepath.Glob("/dev/ublk[bc]*")
+	if err != nil || len(m) == 0 {
+		return "", err
+	}
+	return fmt.Sprint(m), nil
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/robib-ublk/robib/cmd/internal/volume"
+)
+
+// Exit codes. status has two more: degraded and inconsistent.
+const (
+	exitOK           = 0
+	exitFailure      = 1
+	exitUsage        = 2
+	exitDegraded     = 3
+	exitInconsistent = 4
+)
+
+// CLI is the grammar; each command lives in a file of its own.
+type CLI struct {
+	JSON   bool `short:"j" help:"Print one JSON document."`
+	Pretty bool `short:"p" help:"Print JSON that is indented."`
+
+	Add     AddCmd     `cmd:"" help:"Make a disk a volume and its block device, or reopen a known volume."`
+	Serve   ServeCmd   `cmd:"" help:"Hold the second copy of a volume: wait for its primary and follow it."`
+	List    ListCmd    `cmd:"" help:"List the volumes of this machine."`
+	Status  StatusCmd  `cmd:"" help:"Show volumes: role, state and why, positions. Exits 3 when degraded, 4 when inconsistent."`
+	Stop    StopCmd    `cmd:"" help:"Take a volume's device away at once and keep its log; add brings it back."`
+	Del     DelCmd     `cmd:"" help:"End a volume: bring the peer level, empty the log into the disk, forget it. The disk then mounts without us."`
+	Recover RecoverCmd `cmd:"" help:"Start a new server under a device whose server and supervisor are both gone."`
+	Promote PromoteCmd `cmd:"" help:"Make this secondary the primary: its block device appears here."`
+
+	Features FeaturesCmd `cmd:"" help:"Show what this kernel's ublk driver and io_uring offer."`
+	Key      KeyCmd      `cmd:"" help:"This machine's key, and the keys it trusts."`
+	Log      LogCmd      `cmd:"" help:"Look at a log device offline."`
+	Bench    BenchCmd    `cmd:"" help:"Targets for benchmarks and tests."`
+
+	Supervise superviseCmd `cmd:"" hidden:""`
+	Server    serverCmd    `cmd:"" hidden:""`
+}
+
+// exitError ends the program with a code and, unless empty, one line.
+type exitError struct {
+	code int
+	msg  string
+}
+
+func (e *exitError) Error() string { return e.msg }
+
+func main() {
+	var cli CLI
+	parser := kong.Must(&cli,
+		kong.Name("robib-ublk"),
+		kong.Description("A block device that keeps a live copy of a disk on a second machine."),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Exit(func(code int) {
+			if code != 0 {
+				code = exitUsage
+			}
+			os.Exit(code)
+		}))
+	ctx, err := parser.Parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "robib-ublk: %v (see robib-ublk --help)\n", err)
+		os.Exit(exitUsage)
+	}
+	os.Exit(report(ctx.Run(&cli)))
+}
+
+// report prints err as one line and chooses the exit code.
+func report(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	code := exitFailure
+	var exit *exitError
+	var usage *volume.UsageError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.code
+	case errors.As(err, &usage):
+		code = exitUsage
+	}
+	if err.Error() != "" {
+		fmt.Fprintf(os.Stderr, "robib-ublk: %v\n", err)
+	}
+	return code
+}
