@@ -1,0 +1,228 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/robib-ublk/robib/cmd/lab/vm"
+)
+
+// staticcheckVersion is run from outside the product's go.mod.
+const staticcheckVersion = "v0.8.2"
+
+// TestCmd runs all tests.
+type TestCmd struct {
+	HostOnly bool     `help:"Only what needs no virtual machine."`
+	VMOnly   bool     `help:"Only what runs in virtual machines." name:"vm-only"`
+	Kernel   []string `default:"6.12,7" help:"Kernels to test on."`
+	Filter   string   `short:"r" name:"run" help:"Only VM tests that match this regular expression."`
+}
+
+// vmBatches share a boot each: the packages' tests with build tag vm, by regular expression.
+var vmBatches = []struct{ pkg, run string }{
+	{"./ublk", "."},
+	{"./cmd/lab/e2e", "^(TestFio|TestFioAsync|TestRefusals|TestMarker)$"},
+	{"./cmd/lab/e2e", "^(TestFioKills|TestSecondaryKilled|TestFioLinkCut)$"},
+	{"./cmd/lab/e2e", "^(TestExt4)$"},
+	{"./cmd/lab/e2e", "^(TestXFS)$"},
+	{"./cmd/lab/e2e", "^(TestDiskFails|TestPromote|TestChurn|TestStopAndAdd|TestRecover)$"},
+}
+
+// tally counts what passed and failed over all phases.
+type tally struct {
+	l              *vm.Lab
+	passed, failed int
+	failures       []string
+}
+
+func (t *tally) phase(name string, f func() (passed, failed int, err error)) {
+	err := t.l.Phase(name, func() error {
+		p, n, err := f()
+		t.passed += p
+		t.failed += n
+		if err != nil && n == 0 {
+			t.failed++
+		}
+		if err != nil && p == 0 && n == 0 {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		return err
+	})
+	if err != nil {
+		t.failures = append(t.failures, name)
+	}
+}
+
+// Run runs every phase, also after one that failed, and ends with the sum.
+func (c *TestCmd) Run(*CLI) error {
+	l, err := vm.New()
+	if err != nil {
+		return err
+	}
+	if err := l.Need(); err != nil {
+		return err
+	}
+	t := &tally{l: l}
+	begun := time.Now()
+	if !c.VMOnly {
+		if err := c.host(t); err != nil {
+			return err
+		}
+	}
+	if !c.HostOnly {
+		for _, k := range c.Kernel {
+			if err := c.guests(t, k); err != nil {
+				t.phase("kernel "+k, func() (int, int, error) { return 0, 0, err })
+			}
+		}
+	}
+	fmt.Printf("all phases: %.0f s\n", time.Since(begun).Seconds())
+	if len(t.failures) > 0 {
+		fmt.Printf("failed: %s\n", strings.Join(t.failures, ", "))
+	}
+	fmt.Printf("%d passed, %d failed\n", t.passed, t.failed)
+	if t.failed > 0 {
+		return exitCode(1)
+	}
+	return nil
+}
+
+func (c *TestCmd) host(t *tally) error {
+	dir, err := root()
+	if err != nil {
+		return err
+	}
+	one := func(name string, args ...string) {
+		t.phase(name, func() (int, int, error) {
+			out, err := command(dir, false, args...)
+			if name == "gofmt" && strings.TrimSpace(out) != "" {
+				err = errors.New("not formatted: " + out)
+			}
+			if err != nil {
+				return 0, 1, err
+			}
+			return 1, 0, nil
+		})
+	}
+	one("gofmt", "gofmt", "-l", ".")
+	one("go vet", "go", "vet", "./...")
+	one("go vet of the VM tests", "go", "vet", "-tags", "vm", "./...")
+	one("staticcheck", "go", "run", "honnef.co/go/tools/cmd/staticcheck@"+staticcheckVersion, "./...")
+	t.phase("go test -race", func() (int, int, error) { return tests(dir, "go", "test", "-race", "-v", "./...") })
+	t.phase("giouring as oracle", func() (int, int, error) {
+		return tests(dir, "go", "test", "-v", "-tags", "giouring", "-ldflags=-checklinkname=0", "./uring")
+	})
+	t.phase("planted bugs are caught", func() (int, int, error) {
+		return tests(dir, "go", "test", "-v", "-tags", "planted", "-run", "Planted", "./dcd/...", "./mirror/...")
+	})
+	return nil
+}
+
+// command runs a program and gives its output, which is shown when it fails or show is set.
+func command(dir string, show bool, args ...string) (string, error) {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = dir
+	b, err := cmd.CombinedOutput()
+	if err != nil || show {
+		os.Stdout.Write(b)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", strings.Join(args, " "), err)
+	}
+	return string(b), err
+}
+
+var verdict = regexp.MustCompile(`(?m)^\s*--- (PASS|FAIL): (\S+)`)
+
+func count(out string) (passed, failed int) {
+	for _, m := range verdict.FindAllStringSubmatch(out, -1) {
+		if m[1] == "PASS" {
+			passed++
+		} else {
+			failed++
+		}
+	}
+	return
+}
+
+// tests runs go test and counts; of the output only the packages' lines and failures are shown.
+func tests(dir string, args ...string) (int, int, error) {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir = dir
+	b, err := cmd.CombinedOutput()
+	p, f := count(string(b))
+	if err != nil {
+		os.Stdout.Write(b)
+		return p, max(f, 1), fmt.Errorf("%s: %w", strings.Join(args, " "), err)
+	}
+	for s := range strings.Lines(string(b)) {
+		if strings.HasPrefix(s, "ok ") || strings.Contains(s, "seeds") {
+			fmt.Print(s)
+		}
+	}
+	if p == 0 {
+		return 0, 1, fmt.Errorf("%s: no test ran", strings.Join(args, " "))
+	}
+	return p, f, nil
+}
+
+// guests runs the VM tests on one kernel, a boot for each batch.
+func (c *TestCmd) guests(t *tally, kernel string) error {
+	j, clean, err := job(t.l, kernel)
+	defer clean()
+	if err != nil {
+		return err
+	}
+	j.Tree = true
+	bins := map[string]string{}
+	for _, b := range vmBatches {
+		run := b.run
+		if c.Filter != "" {
+			run = c.Filter
+		}
+		if bins[b.pkg] == "" {
+			out := filepath.Join(filepath.Dir(j.Init), filepath.Base(b.pkg)+".test")
+			if err := build(out, b.pkg, "test", "-c", "-tags", "vm", "-trimpath"); err != nil {
+				return err
+			}
+			bins[b.pkg] = out
+		} else if c.Filter != "" {
+			continue
+		}
+		name := fmt.Sprintf("%s on %s: %s", b.pkg, j.Kernel.Version, run)
+		t.phase(name, func() (int, int, error) {
+			g := j
+			g.Files = map[string]string{"/test/vm.test": bins[b.pkg]}
+			for k, v := range j.Files {
+				g.Files[k] = v
+			}
+			var out strings.Builder
+			g.Dir, g.Out = "/test", &tee{&out}
+			g.Args = []string{"/test/vm.test", "-test.v", "-test.timeout", "29m", "-test.run", run}
+			code, err := t.l.Run(g)
+			p, f := count(out.String())
+			if err == nil && code != 0 {
+				err = exitCode(code)
+			}
+			if err == nil && p == 0 && c.Filter == "" {
+				err = errors.New("no test ran")
+			}
+			return p, f, err
+		})
+	}
+	return nil
+}
+
+// tee shows what the guest prints and keeps it.
+type tee struct{ b *strings.Builder }
+
+func (t *tee) Write(p []byte) (int, error) {
+	os.Stdout.Write(p)
+	return t.b.Write(p)
+}

@@ -1,0 +1,223 @@
+package ublk
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/robib-ublk/robib/ublk/blk"
+	"github.com/robib-ublk/robib/uring"
+)
+
+// port carries a tag's command to the driver: a ring, or a fake.
+type port interface {
+	// command hands tag over with op; buf is where a read's data lies, or where the next write's goes.
+	command(op uint32, tag uint16, result int32, buf []byte)
+}
+
+// Queue is the one hardware queue of a device: it turns descriptors into requests for dev and
+// completions into commits. All its methods are the loop's.
+type Queue struct {
+	dev    blk.Device
+	port   port
+	size   int64
+	stride int
+	descs  []byte
+	bufs   []byte
+	maxIO  int
+
+	reqs   []blk.Request
+	stamps []blk.Stamps // nil: not traced
+	done   blk.Queue
+	now    blk.Instant
+	gone   int // tags that the driver does not serve any more
+	broken error
+
+	// Ended is called once, when the driver has taken all tags back.
+	Ended func()
+
+	ring *ringPort // nil with a fake
+}
+
+// NewQueue opens the device's char node on loop, maps its descriptors and arms all tags.
+func NewQueue(loop *uring.Loop, d *Device, dev blk.Device) (*Queue, error) {
+	f, err := d.openChar()
+	if err != nil {
+		return nil, fmt.Errorf("ublk device %d: %w", d.ID(), err)
+	}
+	depth := int(d.info.queueDepth)
+	q := &Queue{dev: dev, size: dev.Info().SizeBytes, stride: descBytes, maxIO: int(d.info.maxIOBufBytes), reqs: make([]blk.Request, depth)}
+	if d.info.flags&FeatIODescSize != 0 && d.info.ioDescSize != 0 {
+		q.stride = int(d.info.ioDescSize)
+	}
+	p := &ringPort{loop: loop, f: f}
+	if err := q.open(p, depth); err != nil {
+		return nil, errors.Join(fmt.Errorf("ublk device %d: %w", d.ID(), err), q.release(), f.Close())
+	}
+	q.arm()
+	return q, nil
+}
+
+func (q *Queue) open(p *ringPort, depth int) (err error) {
+	n := (depth*q.stride + 4095) &^ 4095
+	if q.descs, err = unix.Mmap(int(p.f.Fd()), descOffset(0), n, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE); err != nil {
+		return fmt.Errorf("map the descriptors: %w", err)
+	}
+	if q.bufs, err = blk.Alloc(depth * q.maxIO); err != nil {
+		return err
+	}
+	// Locked, so that a page-out of ours cannot wait for a write to our own device. Where the
+	// limit forbids it the process set-up has said so.
+	unix.Mlock(q.bufs)
+	if p.slot, err = p.loop.RegisterFile(int(p.f.Fd())); err != nil {
+		return err
+	}
+	p.id = p.loop.Add(q)
+	q.port, q.ring = p, p
+	return nil
+}
+
+// arm gives every tag to the driver.
+func (q *Queue) arm() {
+	for i := range q.reqs {
+		r := &q.reqs[i]
+		r.Tag, r.Owner = uint32(i), q
+		if q.stamps != nil {
+			r.Stamps = &q.stamps[i]
+		}
+		q.port.command(ioFetch, uint16(i), 0, q.buffer(i))
+	}
+}
+
+func (q *Queue) buffer(tag int) []byte {
+	return q.bufs[tag*q.maxIO : (tag+1)*q.maxIO : (tag+1)*q.maxIO]
+}
+
+// Handle takes a completed fetch: a request has come, or the tag is gone.
+func (q *Queue) Handle(c uring.CQE, now int64) {
+	q.now.Mono = now
+	q.fetched(int(uint16(c.UserData)), c.Res)
+}
+
+func (q *Queue) fetched(tag int, res int32) {
+	if res != 0 {
+		if res != -int32(unix.ENODEV) && q.broken == nil {
+			q.broken = fmt.Errorf("ublk: tag %d: %w", tag, syscall.Errno(-res))
+		}
+		if q.gone++; q.gone == len(q.reqs) && q.Ended != nil {
+			q.Ended()
+		}
+		return
+	}
+	d := desc(q.descs, q.stride, tag)
+	r := &q.reqs[tag]
+	r.Offset, r.Length, r.Flags, r.Err = int64(d.startSector)*blk.SectorBytes, int64(d.nrSectors)*blk.SectorBytes, 0, 0
+	if d.opFlags&flagFUA != 0 {
+		r.Flags = blk.FUA
+	}
+	r.Stamp(blk.Pickup, q.now)
+	ok := true
+	switch d.opFlags & 0xff {
+	case opRead:
+		r.Op = blk.Read
+		ok = q.lend(r, tag)
+	case opWrite:
+		r.Op = blk.Write
+		ok = q.lend(r, tag)
+	case opFlush:
+		r.Op, r.Offset, r.Length, r.Buf = blk.Flush, 0, 0, nil
+	case opDiscard:
+		r.Op, r.Buf = blk.Discard, nil
+	case opWriteZeroes:
+		r.Op, r.Buf = blk.WriteZeroes, nil
+		if d.opFlags&flagNoUnmap != 0 {
+			r.Flags |= blk.NoUnmap
+		}
+	default:
+		r.Err = syscall.EOPNOTSUPP
+		q.done.Push(r)
+		return
+	}
+	if !ok || r.Offset+r.Length > q.size {
+		r.Err = syscall.EIO
+		q.done.Push(r)
+		return
+	}
+	q.dev.Submit(r)
+}
+
+// lend gives r as much of its tag's buffer as it needs.
+func (q *Queue) lend(r *blk.Request, tag int) bool {
+	if r.Length > int64(q.maxIO) {
+		return false
+	}
+	r.Buf = q.buffer(tag)[:r.Length]
+	return true
+}
+
+// Complete records a request that is done; Kick commits it.
+func (q *Queue) Complete(r *blk.Request) { q.done.Push(r) }
+
+// Kick commits what has completed since the last one.
+func (q *Queue) Kick(now blk.Instant) {
+	for r := q.done.Pop(); r != nil; r = q.done.Pop() {
+		r.Stamp(blk.Committed, now)
+		res := int32(0)
+		buf := q.buffer(int(r.Tag))
+		switch {
+		case r.Err != 0:
+			res = -int32(r.Err)
+		case r.Op == blk.Read:
+			// The driver copies a read from the address that comes with the commit: a
+			// device that put a spare in place of a quarantined buffer needs nothing more.
+			res, buf = int32(r.Length), r.Buf
+		case r.Op == blk.Write:
+			res = int32(r.Length)
+		}
+		q.port.command(ioCommit, uint16(r.Tag), res, buf)
+	}
+}
+
+// Err is why the queue broke, or nil.
+func (q *Queue) Err() error { return q.broken }
+
+// Live counts tags that the driver still serves.
+func (q *Queue) Live() int { return len(q.reqs) - q.gone }
+
+// Close gives char device, descriptors and buffers back; the driver must have ended all tags.
+func (q *Queue) Close() error {
+	if n := q.Live(); n > 0 {
+		return fmt.Errorf("ublk: queue closed while the driver still has %d tags", n)
+	}
+	q.ring.loop.Remove(q.ring.id)
+	return errors.Join(q.ring.loop.UnregisterFile(q.ring.slot), q.release(), q.ring.f.Close())
+}
+
+func (q *Queue) release() error {
+	var errs []error
+	if q.descs != nil {
+		errs = append(errs, unix.Munmap(q.descs))
+	}
+	errs = append(errs, blk.Free(q.bufs))
+	q.descs, q.bufs = nil, nil
+	return errors.Join(errs...)
+}
+
+// ringPort is the real port.
+type ringPort struct {
+	loop *uring.Loop
+	f    *os.File
+	slot int32
+	id   uint64
+}
+
+func (p *ringPort) command(op uint32, tag uint16, result int32, buf []byte) {
+	e := p.loop.Get()
+	e.PrepURingCmd(p.slot, op)
+	e.Flags = uring.FixedFile
+	e.UserData = p.id | uint64(tag)
+	putIO(p.loop.Ring().Cmd(e), 0, tag, result, buf)
+}
