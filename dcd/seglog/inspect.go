@@ -1,0 +1,76 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// Finding is one thing that Check found.
+type Finding struct {
+	Bad  bool   `json:"bad"`
+	Text string `json:"text"`
+}
+
+// Summary is what a log holds.
+type Summary struct {
+	Super      Super `json:"-"`
+	First      LSN   `json:"first_lsn"`
+	Last       LSN   `json:"last_lsn"`
+	Segments   int   `json:"segments"`
+	Records    int   `json:"records"`
+	UsedBytes  int64 `json:"used_bytes"`
+	DirtyBytes int64 `json:"dirty_bytes"` // payload that may not be on the data disk yet
+	TornTail   bool  `json:"torn_tail"`
+	ReadBytes  int64 `json:"read_bytes"`
+}
+
+// Check walks a log offline and changes nothing. It reports what it finds as it goes; the error
+// is what would keep the log from being opened.
+func Check(dev blk.Device, drive blk.Drive, report func(Finding)) (Summary, error) {
+	s, damaged, err := probe(dev, drive)
+	if err != nil {
+		return Summary{}, err
+	}
+	sum := Summary{Super: *s, First: s.Start.LSN, Last: s.Start.LSN - 1}
+	if damaged {
+		report(Finding{true, "one of the two superblocks is damaged; the other one is good and the next start writes it again"})
+	}
+	l := &Log{dev: dev, super: *s}
+	l.rewindTo(s.Start)
+	w := walker{l: l, drive: drive}
+	defer w.close()
+	for {
+		g, err := w.next()
+		if err != nil {
+			sum.ReadBytes = w.Bytes
+			if errors.Is(err, ErrReadError) {
+				return sum, err
+			}
+			if err := w.judge(err); err != nil {
+				report(Finding{true, err.Error()})
+				return sum, err
+			}
+			if !errors.Is(err, ErrOrder) && !isEmpty(&w) {
+				sum.TornTail = true
+				report(Finding{false, fmt.Sprintf("a torn tail after segment %d: it was never acknowledged, and is cut at the next start", sum.Last)})
+			}
+			return sum, nil
+		}
+		l.sealed, l.hash, l.head = g.LSN, g.Hash, g.Pos+Pos(l.padded(g.Bytes))
+		sum.Last = g.LSN
+		sum.Segments++
+		sum.Records += g.Records
+		sum.UsedBytes = int64(l.head - s.Start.Pos)
+		for i := range g.Records {
+			sum.DirtyBytes += g.Record(i).Length
+		}
+	}
+}
+
+// isEmpty reports whether nothing of this chain was begun where the next segment would be.
+func isEmpty(w *walker) bool {
+	b, err := w.bytes(w.l.head, sectorBytes)
+	return err != nil || le.Uint32(b) != segMagic || le.Uint64(b[8:]) != w.l.sealed+1
+}

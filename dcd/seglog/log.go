@@ -1,0 +1,384 @@
+package seglog
+
+import (
+	"fmt"
+	"hash/crc32"
+
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// idleNanos is how long nothing must have been sealed before an empty segment declares the last ones durable.
+const idleNanos = 100_000_000
+
+// Log is the segment log. Every method is the loop's.
+type Log struct {
+	dev     blk.Device // nil: lost, or never there; segments live in RAM only
+	ram     []byte     // ChunkBytes: position p lies at p mod ChunkBytes
+	super   Super
+	incarn  uint64
+	segs    []segInfo // by LSN mod its length
+	readers []*Reader
+
+	first     LSN // oldest segment that may be looked up
+	sealed    LSN
+	durable   LSN
+	head      Pos    // where the next segment may begin
+	floor     Pos    // positions below are not in RAM, whatever their age
+	hash      uint64 // of the last sealed header
+	startHash uint64
+
+	open     Segment // being filled, between Begin and Seal
+	openAt   int     // next payload byte in it
+	openRec  int
+	isOpen   bool
+	declared LSN // durable-through of the last sealed header
+	lastData LSN // last sealed segment that has records
+	sealedAt int64
+
+	app     blk.Request // the one append in flight
+	appTo   LSN
+	appBusy bool
+	appDone bool
+
+	sup supers
+	rec reclaim
+
+	failed error
+
+	// Counters, for status and metrics.
+	Appends, AppendedBytes uint64
+	DeviceReadBytes        uint64 // read back because RAM had it no more
+}
+
+// segInfo is what is remembered of each retained segment.
+type segInfo struct {
+	pos     Pos
+	hash    uint64
+	bytes   uint32
+	records uint32
+}
+
+func (l *Log) info(lsn LSN) *segInfo { return &l.segs[lsn%LSN(len(l.segs))] }
+
+// Super is the superblock as it is in memory; change it through Update only.
+func (l *Log) Super() *Super { return &l.super }
+
+// Sealed is the newest segment's LSN.
+func (l *Log) Sealed() LSN { return l.sealed }
+
+// Durable is the LSN up to which all segments are durable here.
+func (l *Log) Durable() LSN { return l.durable }
+
+// First is the oldest LSN that Lookup and Readers can give.
+func (l *Log) First() LSN { return l.first }
+
+// Head is where the next segment may begin; Head minus the start's position is what is occupied.
+func (l *Log) Head() Pos { return l.head }
+
+// InFlight counts appends that the log device has not answered.
+func (l *Log) InFlight() int {
+	if l.appBusy {
+		return 1
+	}
+	return 0
+}
+
+// Err is why the log device has failed for good, or nil.
+func (l *Log) Err() error { return l.failed }
+
+// Device is the log device, nil when it is lost.
+func (l *Log) Device() blk.Device { return l.dev }
+
+// Used is how many bytes of the ring are occupied, and of how many.
+func (l *Log) Used() (used, of int64) {
+	return int64(l.head - l.rec.free), l.ringBytes()
+}
+
+// ringBytes is the space for segments: without a device only what RAM holds.
+func (l *Log) ringBytes() int64 {
+	if l.dev == nil {
+		return l.super.ChunkBytes
+	}
+	return l.super.RingBytes
+}
+
+// Hash gives the header hash of a retained segment, or of the one before the oldest.
+func (l *Log) Hash(lsn LSN) (uint64, bool) {
+	switch {
+	case lsn >= l.first && lsn <= l.sealed:
+		return l.info(lsn).hash, true
+	case lsn == l.first-1:
+		return l.startHash, true
+	}
+	return 0, false
+}
+
+// Lookup describes a retained segment; Raw is nil.
+func (l *Log) Lookup(lsn LSN) (s Segment, ok bool) {
+	if lsn < l.first || lsn > l.sealed {
+		return s, false
+	}
+	i := l.info(lsn)
+	return Segment{LSN: lsn, Pos: i.pos, Bytes: int(i.bytes), Records: int(i.records), Hash: i.hash}, true
+}
+
+// LSNAt is the LSN of the retained segment that position p lies in.
+func (l *Log) LSNAt(p Pos) LSN {
+	lo, hi := l.first, l.sealed
+	for lo < hi {
+		m := lo + (hi-lo+1)/2
+		if l.info(m).pos <= p {
+			lo = m
+		} else {
+			hi = m - 1
+		}
+	}
+	return lo
+}
+
+// place finds where a segment of n bytes goes: at the head, or at the next chunk.
+func (l *Log) place(n int64) Pos {
+	c := Pos(l.super.ChunkBytes)
+	if l.head%c+Pos(n) > c {
+		return (l.head/c + 1) * c
+	}
+	return l.head
+}
+
+// room reports whether a segment of n bytes at p would overwrite nothing that is needed.
+func (l *Log) room(p Pos, n int64) bool {
+	end := p + Pos(n)
+	if end > l.rec.free+Pos(l.ringBytes()) || l.sealed+1-l.first >= LSN(len(l.segs)) {
+		return false
+	}
+	// In RAM the bytes one chunk earlier go: they must be on the device.
+	if l.durable < l.sealed && end > l.info(l.durable+1).pos+Pos(l.super.ChunkBytes) {
+		return false
+	}
+	return true
+}
+
+// padded is the room that a segment of n bytes takes on this log.
+func (l *Log) padded(n int) int64 { return int64(roundUp(n, int(l.super.BlockBytes))) }
+
+// Begin opens a segment for exactly that many records and payload bytes. It reports false when
+// there is no room now: Kick makes some as readers release.
+func (l *Log) Begin(records int, payload int64) bool {
+	if l.isOpen {
+		panic("seglog: two segments open")
+	}
+	hdr := headerSize(records, int(l.super.BlockBytes))
+	n := l.padded(hdr + int(payload))
+	if records > maxRecords || n > l.super.MaxSegmentBytes {
+		panic(fmt.Sprintf("seglog: a segment of %d records and %d bytes", records, payload))
+	}
+	p := l.place(n)
+	if !l.room(p, n) {
+		l.rec.wanted = true
+		return false
+	}
+	at := int64(p % Pos(l.super.ChunkBytes))
+	l.open = Segment{LSN: l.sealed + 1, Pos: p, Bytes: int(n), HeaderBytes: hdr, Records: records, Term: l.super.Term, Incarnation: l.incarn,
+		PrevHash: l.hash, Volume: l.super.Volume, Raw: l.ram[at : at+n : at+n]}
+	l.openAt, l.openRec, l.isOpen = hdr, 0, true
+	clear(l.open.Raw[fixedBytes+records*recordBytes : hdr])
+	return true
+}
+
+// MaxPayload is how many payload bytes fit a segment of that many records.
+func (l *Log) MaxPayload(records int) int64 {
+	return l.super.MaxSegmentBytes/int64(l.super.BlockBytes)*int64(l.super.BlockBytes) - int64(headerSize(records, int(l.super.BlockBytes)))
+}
+
+// Add copies one record's payload into the open segment and says where it lies.
+func (l *Log) Add(k Kind, off, length int64, src []byte) Pos {
+	s := &l.open
+	dst := s.Raw[l.openAt : l.openAt+int(length)]
+	copy(dst, src)
+	putRecord(s.Raw[fixedBytes+l.openRec*recordBytes:], k, off, length, crc32.Checksum(dst, crcTab), l.openAt)
+	p := s.Pos + Pos(l.openAt)
+	l.openAt += int(length)
+	l.openRec++
+	return p
+}
+
+// Seal closes the open segment and starts its append.
+func (l *Log) Seal(now blk.Instant) LSN {
+	s := &l.open
+	if l.openRec != s.Records {
+		panic("seglog: sealed with records missing")
+	}
+	clear(s.Raw[l.openAt:])
+	s.Durable, s.Wall = l.durable, now.Wall
+	if Planted && Plant == "declare-zero" {
+		s.Durable = 0
+	}
+	s.Hash = putHeader(s)
+	l.isOpen = false
+	l.sealedAt = now.Mono
+	l.accept(s)
+	return s.LSN
+}
+
+// accept makes s, whose bytes are in RAM, the newest segment.
+func (l *Log) accept(s *Segment) {
+	*l.info(s.LSN) = segInfo{pos: s.Pos, hash: s.Hash, bytes: uint32(s.Bytes), records: uint32(s.Records)}
+	l.sealed, l.hash = s.LSN, s.Hash
+	l.head = s.Pos + Pos(l.padded(s.Bytes))
+	l.declared = s.Durable
+	if s.Records > 0 {
+		l.lastData = s.LSN
+	}
+	if Planted && Plant == "ack-early" {
+		l.durable = l.sealed
+	}
+	l.push()
+}
+
+// push starts the append of what is sealed and not yet on its way: neighbouring segments in one
+// contiguous write.
+func (l *Log) push() {
+	if l.appBusy || l.appDone || l.appTo == l.sealed {
+		return
+	}
+	if l.dev == nil {
+		l.appTo, l.durable = l.sealed, l.sealed
+		return
+	}
+	if l.failed != nil {
+		return
+	}
+	c := Pos(l.super.ChunkBytes)
+	from := l.info(l.appTo + 1)
+	end := from.pos + Pos(l.padded(int(from.bytes)))
+	to := l.appTo + 1
+	for to < l.sealed {
+		i := l.info(to + 1)
+		e := i.pos + Pos(l.padded(int(i.bytes)))
+		if i.pos != end || i.pos%c == 0 || int64(e-from.pos) > l.super.MaxSegmentBytes {
+			break
+		}
+		to, end = to+1, e
+	}
+	n := int64(end - from.pos)
+	at := int64(from.pos % c)
+	l.app = blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.DeviceOffset(from.pos), Length: n, Buf: l.ram[at : at+n : at+n], Owner: l}
+	l.appTo, l.appBusy = to, true
+	l.Appends++
+	l.AppendedBytes += uint64(n)
+	l.dev.Submit(&l.app)
+}
+
+// DeviceOffset is where position p lies on the device.
+func (l *Log) DeviceOffset(p Pos) int64 { return l.super.RingOffset + int64(p%Pos(l.super.RingBytes)) }
+
+// Complete records the end of an append.
+func (l *Log) Complete(r *blk.Request) {
+	l.appBusy, l.appDone = false, true
+}
+
+// Kick follows up on appends and superblocks, reclaims space, and says when it wants to be called.
+func (l *Log) Kick(now blk.Instant) int64 {
+	if l.dev != nil {
+		l.dev.Kick(now)
+	}
+	if l.appDone {
+		l.appDone = false
+		switch {
+		case l.app.Err == 0:
+			l.durable = max(l.durable, l.appTo)
+		case l.failed == nil:
+			l.failed = fmt.Errorf("seglog: append: %w", l.app.Err)
+		}
+	}
+	l.push()
+	l.kickSuper()
+	l.reclaim()
+	return blk.Never
+}
+
+// Declare seals an empty segment when nothing has been sealed for a while and the last records
+// are durable but not declared so. Only the primary's owner calls it. It gives when to be asked again.
+func (l *Log) Declare(now blk.Instant) (wake int64) {
+	if l.isOpen || l.lastData <= l.declared || l.lastData == 0 {
+		return blk.Never
+	}
+	if l.durable < l.sealed {
+		return blk.Never // the append's completion asks again
+	}
+	if at := l.sealedAt + idleNanos; now.Mono < at {
+		return at
+	}
+	if l.Begin(0, 0) {
+		l.Seal(now)
+	}
+	return blk.Never
+}
+
+// Adopt takes a segment of the primary's as it is: checked, copied once, appended. Its Raw in
+// the result is the RAM copy, for immediate use. ErrFull: nothing happened, try again later.
+func (l *Log) Adopt(raw []byte) (Segment, error) {
+	s, err := Parse(raw, int(l.super.MaxSegmentBytes))
+	switch {
+	case err != nil:
+		return s, err
+	case s.Volume != l.super.Volume:
+		return s, ErrVolume
+	case s.LSN != l.sealed+1:
+		return s, fmt.Errorf("%w: LSN %d after %d", ErrOrder, s.LSN, l.sealed)
+	case s.PrevHash != l.hash:
+		return s, fmt.Errorf("%w: LSN %d", ErrChain, s.LSN)
+	}
+	n := l.padded(s.Bytes)
+	p := l.place(n)
+	if !l.room(p, n) {
+		l.rec.wanted = true
+		return s, ErrFull
+	}
+	at := int64(p % Pos(l.super.ChunkBytes))
+	s.Pos = p
+	s.Raw = l.ram[at : at+int64(s.Bytes)]
+	copy(s.Raw, raw)
+	clear(l.ram[at+int64(s.Bytes) : at+n])
+	l.accept(&s)
+	return s, nil
+}
+
+// RAM gives n bytes at position p while RAM has them, for immediate use, else nil.
+func (l *Log) RAM(p Pos, n int) []byte {
+	if p < l.floor || p+Pos(l.super.ChunkBytes) < l.head {
+		return nil
+	}
+	// The open segment, and one placed beyond a gap, may reach further than head.
+	if l.isOpen && p+Pos(l.super.ChunkBytes) < l.open.Pos+Pos(l.open.Bytes) {
+		return nil
+	}
+	at := int64(p % Pos(l.super.ChunkBytes))
+	return l.ram[at : at+int64(n)]
+}
+
+// LoseDevice makes the log go on in RAM after its device has failed for good: appends and
+// superblocks are complete at once, and it is the owner who knows what that is worth. An append
+// that hangs keeps its part of the RAM ring until it returns.
+func (l *Log) LoseDevice() {
+	l.dev = nil
+	l.floor = max(l.floor, l.head-min(l.head, Pos(l.super.ChunkBytes)))
+	l.appTo, l.durable = l.sealed, l.sealed
+	l.sup.lose()
+}
+
+// Close gives memory back; nothing may be in flight.
+func (l *Log) Close() error {
+	if l.appBusy || l.sup.busy {
+		return fmt.Errorf("seglog: closed with an append in flight")
+	}
+	for _, r := range l.readers {
+		blk.Free(r.buf)
+	}
+	err := blk.Free(l.ram)
+	l.ram = nil
+	if e := blk.Free(l.sup.buf); err == nil {
+		err = e
+	}
+	return err
+}

@@ -1,0 +1,145 @@
+package seglog
+
+import (
+	"fmt"
+
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// Reader is one of the log's jobs: destage, ship, history. Space is reused only when every
+// Reader has released it.
+type Reader struct {
+	Name string
+	log  *Log
+	next LSN // to be given
+	kept LSN // all up to it are released
+
+	buf   []byte // for segments that RAM has no more
+	req   blk.Request
+	state fetchState
+	pin   uint8
+	seg   Segment
+	err   error
+}
+
+type fetchState uint8
+
+const (
+	idle fetchState = iota
+	fetching
+	fetched
+)
+
+// NewReader makes a reader that gives the segments after from, which must not be reclaimed yet.
+func (l *Log) NewReader(name string, from LSN) *Reader {
+	from = max(from, l.first-1)
+	r := &Reader{Name: name, log: l, next: from + 1, kept: from}
+	l.readers = append(l.readers, r)
+	return r
+}
+
+// Next gives the next segment up to limit, or nil: there is none, or it is still being read
+// from the log device (the loop comes by again), or Err says why it cannot be had. Raw is valid
+// until the next call.
+func (r *Reader) Next(limit LSN) *Segment {
+	l := r.log
+	if r.next > l.sealed || r.next > limit || r.err != nil || r.state == fetching {
+		return nil
+	}
+	i := l.info(r.next)
+	raw := l.RAM(i.pos, int(i.bytes))
+	if r.state == fetched {
+		if r.req.Err != 0 {
+			r.err = fmt.Errorf("seglog: read LSN %d: %w", r.next, r.req.Err)
+			return nil
+		}
+		raw = r.buf[:i.bytes]
+	}
+	if raw == nil {
+		return r.fetch(i)
+	}
+	s, err := ParseHeader(raw, int(i.bytes))
+	if err == nil && r.state == fetched {
+		s, err = Parse(raw, int(i.bytes))
+	}
+	r.state = idle
+	if err == nil && s.Hash != i.hash {
+		err = fmt.Errorf("%w: LSN %d was replaced by another", ErrCorrupt, r.next)
+	}
+	if err != nil {
+		r.err = err
+		return nil
+	}
+	s.Pos, s.Raw = i.pos, raw
+	r.seg = s
+	r.next++
+	return &r.seg
+}
+
+func (r *Reader) fetch(i *segInfo) *Segment {
+	l := r.log
+	if l.dev == nil {
+		r.err = fmt.Errorf("seglog: LSN %d was only on the log device, which is lost", r.next)
+		return nil
+	}
+	if r.buf == nil {
+		if r.buf, r.err = blk.Alloc(int(l.super.MaxSegmentBytes)); r.err != nil {
+			return nil
+		}
+	}
+	n := l.padded(int(i.bytes))
+	r.pin, r.state = l.Pin(), fetching
+	l.DeviceReadBytes += uint64(n)
+	r.req = blk.Request{Op: blk.Read, Offset: l.DeviceOffset(i.pos), Length: n, Buf: r.buf[:n], Owner: r}
+	l.dev.Submit(&r.req)
+	return nil
+}
+
+// Complete records that a segment was read.
+func (r *Reader) Complete(*blk.Request) {
+	r.log.Unpin(r.pin)
+	r.state = fetched
+}
+
+// Err is why Next cannot go on, or nil. Rewind clears it.
+func (r *Reader) Err() error { return r.err }
+
+// Position is the LSN after which Next goes on.
+func (r *Reader) Position() LSN { return r.next - 1 }
+
+// Kept is the LSN up to which this reader has released.
+func (r *Reader) Kept() LSN { return r.kept }
+
+// Rewind makes Next go on after lsn; released segments stay released.
+func (r *Reader) Rewind(lsn LSN) {
+	r.next = max(lsn, r.kept) + 1
+	r.err = nil
+	if r.state == fetched {
+		r.state = idle
+	}
+}
+
+// Skip makes Next go on after lsn, which may lie ahead, and releases up to it.
+func (r *Reader) Skip(lsn LSN) {
+	r.next = max(r.next, lsn+1)
+	r.Release(lsn)
+}
+
+// Release gives up all segments up to lsn, at most those that Next has given.
+func (r *Reader) Release(lsn LSN) { r.kept = max(r.kept, min(lsn, r.next-1)) }
+
+// Close takes the reader away: it holds nothing back any more.
+func (r *Reader) Close() error {
+	if r.state == fetching {
+		return fmt.Errorf("seglog: reader %s closed while it reads", r.Name)
+	}
+	for i, o := range r.log.readers {
+		if o == r {
+			r.log.readers = append(r.log.readers[:i], r.log.readers[i+1:]...)
+			break
+		}
+	}
+	err := blk.Free(r.buf)
+	r.buf = nil
+	return err
+}

@@ -1,0 +1,343 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// scanBytes is how far behind a hole a segment is looked for that declares it durable: with one
+// append in flight of at most MaxSegmentBytes, the successor of a rotten segment lies within that
+// much; the rest is for rot that spans many.
+const scanBytes = 32 << 20
+
+// readAhead is the size of recovery's reads.
+const readAhead = 1 << 20
+
+// Options of Open.
+type Options struct {
+	Incarnation uint64           // random, drawn at every start
+	Visit       func(s *Segment) // called for each recovered segment in order; Raw is valid during the call
+	Super       *Super           // for a log without a device: where the chain goes on
+}
+
+// CorruptError says that a segment which was declared durable is not what was written. Nothing
+// is cut: the peer may have it.
+type CorruptError struct {
+	LSN  LSN
+	Pos  Pos
+	By   LSN // the segment that declares it durable; 0: the superblock
+	What error
+}
+
+func (e *CorruptError) Error() string {
+	by := fmt.Sprintf("segment %d behind it", e.By)
+	if e.By == 0 {
+		by = "the superblock"
+	}
+	return fmt.Sprintf("segment %d was durable, says %s, but is damaged (%v): nothing was cut", e.LSN, by, e.What)
+}
+
+// Open recovers the log on dev, or begins one in RAM where dev is nil and Options.Super says how
+// the chain goes on.
+func Open(dev blk.Device, o Options, drive blk.Drive) (*Log, error) {
+	l := &Log{dev: dev, incarn: o.Incarnation}
+	if dev == nil {
+		if o.Super == nil {
+			return nil, errors.New("seglog: neither a device nor a superblock")
+		}
+		l.super = *o.Super
+	} else {
+		s, _, err := probe(dev, drive)
+		if err != nil {
+			return nil, err
+		}
+		l.super = *s
+		if s.RingOffset+s.RingBytes > dev.Info().SizeBytes {
+			return nil, fmt.Errorf("%w: the log was made for a larger device", ErrBadSuper)
+		}
+		// Slots alternate with Seq, so the next superblock goes into the other, perhaps damaged, one.
+		l.sup.slot = int64(s.Seq+1) % 2
+	}
+	if err := l.allocate(); err != nil {
+		return nil, err
+	}
+	l.rewindTo(l.super.Start)
+	if dev == nil {
+		return l, nil
+	}
+	if err := l.recover(&o, drive); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+func (l *Log) allocate() (err error) {
+	if l.ram, err = blk.Alloc(int(l.super.ChunkBytes)); err != nil {
+		return err
+	}
+	if l.sup.buf, err = blk.Alloc(slotBytes); err != nil {
+		return err
+	}
+	l.segs = make([]segInfo, max(l.super.RingBytes, l.super.ChunkBytes)/4096+16)
+	return nil
+}
+
+// rewindTo makes the log empty, its next segment at p.
+func (l *Log) rewindTo(p Point) {
+	l.first, l.sealed, l.durable, l.appTo = p.LSN, p.LSN-1, p.LSN-1, p.LSN-1
+	l.head, l.floor, l.hash, l.startHash = p.Pos, p.Pos, p.PrevHash, p.PrevHash
+	l.declared, l.lastData = p.LSN-1, 0
+	l.rec.free, l.rec.durable, l.rec.next = p.Pos, p.Pos, 0
+}
+
+func (l *Log) recover(o *Options, drive blk.Drive) error {
+	w := walker{l: l, drive: drive}
+	defer w.close()
+	hole := error(nil)
+	for {
+		s, err := w.next()
+		if err != nil {
+			if errors.Is(err, ErrReadError) {
+				return err
+			}
+			hole = err
+			break
+		}
+		if l.sealed+1-l.first >= LSN(len(l.segs)) {
+			return fmt.Errorf("%w: more segments than a log of this size holds", ErrBadSuper)
+		}
+		if o.Visit != nil {
+			o.Visit(s)
+		}
+		*l.info(s.LSN) = segInfo{pos: s.Pos, hash: s.Hash, bytes: uint32(s.Bytes), records: uint32(s.Records)}
+		l.sealed, l.hash, l.declared = s.LSN, s.Hash, s.Durable
+		l.head = s.Pos + Pos(l.padded(s.Bytes))
+		if s.Records > 0 {
+			l.lastData = s.LSN
+		}
+	}
+	if err := w.judge(hole); err != nil {
+		return err
+	}
+	// What was read back may lie in the device's volatile cache only: a killed server's last
+	// append has completed without our having seen it.
+	if err := flush(l.dev, drive); err != nil {
+		return err
+	}
+	l.durable, l.appTo, l.floor = l.sealed, l.sealed, l.head
+	return nil
+}
+
+// walker reads the ring in large steps.
+type walker struct {
+	l     *Log
+	drive blk.Drive
+	buf   []byte
+	at    int64 // device offset of buf
+	n     int64 // valid bytes in buf
+	Bytes int64 // read in all
+}
+
+func (w *walker) close() { blk.Free(w.buf) }
+
+// bytes gives n bytes at position p, which lie in one chunk.
+func (w *walker) bytes(p Pos, n int64) ([]byte, error) {
+	l := w.l
+	off := l.DeviceOffset(p)
+	if w.buf == nil {
+		var err error
+		if w.buf, err = blk.Alloc(int(l.super.MaxSegmentBytes) + readAhead); err != nil {
+			return nil, err
+		}
+	}
+	if off < w.at || off+n > w.at+w.n {
+		block := int64(l.super.BlockBytes)
+		from := off / block * block
+		end := l.super.RingOffset + l.super.RingBytes
+		want := max(min(int64(readAhead), end-from), min((off-from+n+block-1)/block*block, end-from))
+		r := &blk.Request{Op: blk.Read, Offset: from, Length: want, Buf: w.buf[:want]}
+		if err := blk.Do(l.dev, r, w.drive); err != nil {
+			return nil, fmt.Errorf("%w at byte %d: %w", ErrReadError, from, err)
+		}
+		w.at, w.n = from, want
+		w.Bytes += want
+	}
+	return w.buf[off-w.at : off-w.at+n], nil
+}
+
+// next gives the segment after the newest one known, or why there is none: it is looked for
+// where that one ends and, if a chunk ends behind it, at the next chunk.
+func (w *walker) next() (*Segment, error) {
+	l := w.l
+	s, err := w.try(l.head)
+	if err == nil || errors.Is(err, ErrReadError) {
+		return s, err
+	}
+	if c := Pos(l.super.ChunkBytes); l.head%c != 0 {
+		if s, e := w.try((l.head/c + 1) * c); e == nil || errors.Is(e, ErrReadError) {
+			return s, e
+		}
+	}
+	return nil, err
+}
+
+// try looks for the next segment at p.
+func (w *walker) try(p Pos) (*Segment, error) {
+	l := w.l
+	c := int64(l.super.ChunkBytes)
+	left := c - int64(p%Pos(c))
+	if int64(p-l.super.Start.Pos) >= l.super.RingBytes {
+		return nil, fmt.Errorf("%w: the ring is full", ErrCorrupt)
+	}
+	s, err := w.header(p, left)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case s.LSN != l.sealed+1:
+		return nil, fmt.Errorf("%w: LSN %d where %d is due", ErrOrder, s.LSN, l.sealed+1)
+	case s.Volume != l.super.Volume:
+		return nil, ErrVolume
+	case s.PrevHash != l.hash && !(Planted && Plant == "skip-chain"):
+		return nil, fmt.Errorf("%w: LSN %d", ErrChain, s.LSN)
+	case int64(p-l.super.Start.Pos)+int64(s.Bytes) > l.super.RingBytes:
+		return nil, fmt.Errorf("%w: LSN %d would overlap the start", ErrCorrupt, s.LSN)
+	}
+	raw, err := w.bytes(p, int64(s.Bytes))
+	if err != nil {
+		return nil, err
+	}
+	if s, err = Parse(raw, int(left)); err != nil {
+		return nil, err
+	}
+	s.Pos = p
+	return &s, nil
+}
+
+// header reads and checks the header at p; left is what the chunk has from there.
+func (w *walker) header(p Pos, left int64) (Segment, error) {
+	if left < fixedBytes {
+		return Segment{}, fmt.Errorf("%w: the chunk ends", ErrCorrupt)
+	}
+	limit := int(min(left, w.l.super.MaxSegmentBytes))
+	b, err := w.bytes(p, min(left, sectorBytes))
+	if err != nil {
+		return Segment{}, err
+	}
+	s, err := ParseHeader(b, limit)
+	if err == errShort {
+		if b, err = w.bytes(p, int64(s.HeaderBytes)); err == nil {
+			s, err = ParseHeader(b, limit)
+		}
+	}
+	return s, err
+}
+
+// judge tells a torn tail from corruption: behind the hole a valid segment that declares it
+// durable is looked for.
+func (w *walker) judge(hole error) error {
+	l := w.l
+	h := l.sealed + 1
+	if l.super.Declared >= h && !(Planted && Plant == "declare-zero") {
+		return &CorruptError{h, l.head, 0, hole}
+	}
+	c := Pos(l.super.ChunkBytes)
+	end := l.super.Start.Pos + Pos(l.super.RingBytes)
+	limit := min(end, l.head+scanBytes)
+	for p := l.head; p < limit; p += sectorBytes {
+		s, err := w.header(p, int64(c-p%c))
+		if errors.Is(err, ErrReadError) {
+			// Unreadable, so nothing can be said of it; what is behind still counts.
+			continue
+		}
+		if err == nil && s.LSN > h && s.Volume == l.super.Volume && s.Durable >= h {
+			return &CorruptError{h, l.head, s.LSN, hole}
+		}
+	}
+	return nil
+}
+
+// Cut durably removes every segment after lsn: their headers are overwritten, so that none can
+// be followed or declare another one durable. The caller rebuilds what it derived from them.
+func (l *Log) Cut(after LSN, drive blk.Drive) error {
+	if after < l.first-1 || after > l.sealed {
+		return fmt.Errorf("seglog: cannot cut after %d: the log holds %d to %d", after, l.first, l.sealed)
+	}
+	if l.appBusy {
+		return errors.New("seglog: cut with an append in flight")
+	}
+	l.durable, l.appTo = after, after
+	if l.dev != nil {
+		buf, err := blk.Alloc(int(l.super.BlockBytes))
+		if err != nil {
+			return err
+		}
+		defer blk.Free(buf)
+		// First nothing must declare them durable any more, or a crash half way is corruption.
+		if err := l.Sync(l.Update(func(s *Super) { s.Declared = min(s.Declared, after) }), drive); err != nil {
+			return err
+		}
+		for lsn := l.sealed; lsn > after; lsn-- {
+			r := &blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.DeviceOffset(l.info(lsn).pos), Length: int64(l.super.BlockBytes), Buf: buf}
+			if err := blk.Do(l.dev, r, drive); err != nil {
+				l.failed = fmt.Errorf("seglog: cut: %w", err)
+				return l.failed
+			}
+		}
+	}
+	p := l.pointAfter(after)
+	l.sealed, l.hash, l.head = after, p.PrevHash, p.Pos
+	l.lastData, l.declared = min(l.lastData, after), min(l.declared, after)
+	for _, r := range l.readers {
+		r.next, r.kept = min(r.next, after+1), min(r.kept, after)
+		r.err = nil
+	}
+	return nil
+}
+
+// Reset makes the log empty so that it goes on after LSN p.LSN-1 of the primary's chain, whose
+// header hash is p.PrevHash; p.Pos is not looked at. change may set further fields of the same
+// durable superblock. What a diverged history left in the ring is overwritten.
+func (l *Log) Reset(p Point, change func(s *Super), drive blk.Drive) error {
+	if l.appBusy || l.sup.busy {
+		return errors.New("seglog: reset with an append in flight")
+	}
+	old := l.sealed
+	p.Pos = l.head
+	if l.dev != nil && old >= p.LSN {
+		buf, err := blk.Alloc(readAhead)
+		if err != nil {
+			return err
+		}
+		defer blk.Free(buf)
+		if err := zero(l.dev, l.super.RingOffset, l.super.RingBytes, buf, drive); err != nil {
+			return fmt.Errorf("seglog: reset: %w", err)
+		}
+	}
+	l.rewindTo(p)
+	for _, r := range l.readers {
+		r.next, r.kept, r.err = p.LSN, p.LSN-1, nil
+	}
+	t := l.Update(func(s *Super) {
+		s.Start, s.Declared = p, 0
+		change(s)
+	})
+	return l.Sync(t, drive)
+}
+
+// Sync drives until the superblock change with ticket t is durable.
+func (l *Log) Sync(t uint64, drive blk.Drive) error {
+	now := blk.Instant{}
+	for l.Kick(now); l.Updated() < t; l.Kick(now) {
+		if l.failed != nil {
+			return l.failed
+		}
+		var err error
+		if now, err = drive(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
