@@ -268,31 +268,33 @@ func (l *Log) Cut(after LSN, drive blk.Drive) error {
 	if l.appBusy {
 		return errors.New("seglog: cut with an append in flight")
 	}
-	l.durable, l.appTo = after, after
-	if l.dev != nil {
-		buf, err := blk.Alloc(int(l.super.BlockBytes))
-		if err != nil {
-			return err
-		}
-		defer blk.Free(buf)
-		// First nothing must declare them durable any more, or a crash half way is corruption.
-		if err := l.Sync(l.Update(func(s *Super) { s.Declared = min(s.Declared, after) }), drive); err != nil {
-			return err
-		}
-		for lsn := l.sealed; lsn > after; lsn-- {
-			r := &blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.DeviceOffset(l.info(lsn).pos), Length: int64(l.super.BlockBytes), Buf: buf}
-			if err := blk.Do(l.dev, r, drive); err != nil {
-				l.failed = fmt.Errorf("seglog: cut: %w", err)
-				return l.failed
-			}
-		}
-	}
-	p := l.pointAfter(after)
-	l.sealed, l.hash, l.head = after, p.PrevHash, p.Pos
+	p, newest := l.pointAfter(after), l.sealed
+	l.sealed, l.durable, l.appTo, l.hash, l.head = after, after, after, p.PrevHash, p.Pos
+	// RAM from here on is written anew; what lies before may have been overwritten by the cut tail.
+	l.floor = l.head
 	l.lastData, l.declared = min(l.lastData, after), min(l.declared, after)
 	for _, r := range l.readers {
 		r.next, r.kept = min(r.next, after+1), min(r.kept, after)
 		r.err = nil
+	}
+	if l.dev == nil {
+		return nil
+	}
+	buf, err := blk.Alloc(int(l.super.BlockBytes))
+	if err != nil {
+		return err
+	}
+	defer blk.Free(buf)
+	// First nothing must declare them durable any more, or a crash half way is corruption.
+	if err := l.Sync(l.Update(func(s *Super) { s.Declared = min(s.Declared, after) }), drive); err != nil {
+		return err
+	}
+	for lsn := newest; lsn > after; lsn-- {
+		r := &blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.DeviceOffset(l.info(lsn).pos), Length: int64(l.super.BlockBytes), Buf: buf}
+		if err := blk.Do(l.dev, r, drive); err != nil {
+			l.failed = fmt.Errorf("seglog: cut: %w", err)
+			return l.failed
+		}
 	}
 	return nil
 }

@@ -1,0 +1,374 @@
+package dcd
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"syscall"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// Defaults of Options and fixed limits; all are shown in Status.
+const (
+	DefaultDepth        = 128
+	DefaultDestageBytes = 2 << 20
+	DefaultIdleNanos    = 50_000_000     // without a request for that long the disk is idle
+	DefaultDiskNanos    = 30_000_000_000 // a disk that does not answer for that long has failed
+	destageDepth        = 32             // writes of one batch in flight
+	readParts           = 2048           // parts of reads in flight: one request has at most 1,024
+	maxDiskBytes        = 16 << 40
+	lowWater            = 50 // per cent of the log: above it destage does not wait for idleness
+)
+
+// Options of Open. Zero values are the documented defaults.
+type Options struct {
+	Data  blk.Device // nil: lost
+	Log   blk.Device // nil: lost; Super then says how the chain goes on
+	Super *seglog.Super
+
+	Incarnation  uint64 // random, drawn at every start
+	DestageBytes int    // of one batch
+	IdleNanos    int64
+	DiskNanos    int64
+	Follow       bool // a secondary: its segments come by Adopt, it seals none of its own
+	AcceptDisk   bool // the data disk's superblock areas may have changed behind our back
+}
+
+// Errors of Open.
+var (
+	ErrReadOnly = errors.New("the data disk is read-only")
+	ErrZoned    = errors.New("the data disk is zoned")
+	ErrTooLarge = errors.New("the data disk is larger than 16 TiB")
+	ErrShrunk   = errors.New("the data disk is smaller than the volume")
+)
+
+// Cache is a blk.Device over a log and a data disk. It knows no peer: whoever replicates moves
+// the limits. Every method is the loop's.
+type Cache struct {
+	// AckLimit is the newest LSN that may be acknowledged once durable here, DestageLimit the
+	// newest that may be destaged. MaxUint64: no limit.
+	AckLimit, DestageLimit seglog.LSN
+
+	log      *seglog.Log
+	data     blk.Device
+	fallback blk.Device
+	o        Options
+	info     blk.Info
+	idx      *index
+
+	held    bool
+	remote  bool // the peer's copy is the volume: see SetRemote
+	stopped bool // every request is refused: see Refuse
+	parked  blk.Queue
+
+	pending blk.Queue // writes that are in no segment yet
+	waiting blk.Queue // writes in LSN order, not yet acknowledged
+	lockOff int64     // range that a full sync reads: writes over it stay pending
+	lockLen int64
+	full    bool // the last Begin found no room
+
+	r reads
+	d destager
+	b below
+
+	cleared  seglog.LSN // newest LSN whose mapping was dropped: the data disk has it
+	lastIO   int64
+	dataErr  error
+	logErr   error
+	follow   bool
+	declared seglog.LSN // newest durable-through seen, for a secondary
+
+	count Counters
+}
+
+// Counters only grow.
+type Counters struct {
+	Reads, Writes      uint64
+	ReadRAM, ReadLog   uint64 // runs of bytes served from there
+	ReadData, ReadPeer uint64
+	WrittenBytes       uint64 // by the client
+	DestagedBytes      uint64
+	DestageBatches     uint64
+	SupersededBytes    uint64 // never destaged, because they were written again before
+	Commits            uint64
+	Throttled          uint64 // times a write found the log full
+}
+
+// Open recovers log and map, and compares the data disk with its fingerprint.
+func Open(o Options, drive blk.Drive) (*Cache, error) {
+	if o.DestageBytes == 0 {
+		o.DestageBytes = DefaultDestageBytes
+	}
+	if o.IdleNanos == 0 {
+		o.IdleNanos = DefaultIdleNanos
+	}
+	if o.DiskNanos == 0 {
+		o.DiskNanos = DefaultDiskNanos
+	}
+	c := &Cache{AckLimit: math.MaxUint64, DestageLimit: math.MaxUint64, data: o.Data, o: o, follow: o.Follow}
+	super := o.Super
+	if o.Log != nil {
+		s, err := seglog.Probe(o.Log, drive)
+		if err != nil {
+			return nil, err
+		}
+		super = &s
+	}
+	if super == nil {
+		return nil, errors.New("dcd: neither a log nor a superblock")
+	}
+	if err := c.describe(super); err != nil {
+		return nil, err
+	}
+	var err error
+	if c.idx, err = newIndex(int(max(super.RingBytes, super.ChunkBytes) / BlockBytes)); err != nil {
+		return nil, err
+	}
+	seen := newSightings(super)
+	c.log, err = seglog.Open(o.Log, seglog.Options{Incarnation: o.Incarnation, Super: super, Visit: func(s *seglog.Segment) {
+		c.mapSegment(s)
+		seen.note(s)
+	}}, drive)
+	if err == nil && o.Data != nil && !o.AcceptDisk {
+		err = seen.check(c.log.Super(), o.Data, drive)
+	}
+	if err == nil {
+		err = c.prepare()
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.free())
+	}
+	return c, nil
+}
+
+// describe derives what this device is from the disk, or, without one, from what is remembered.
+func (c *Cache) describe(s *seglog.Super) error {
+	c.info = blk.Info{SizeBytes: s.DiskBytes, LogicalBytes: s.DiskBlock, PhysicalBytes: max(s.DiskBlock, 4096), Identity: s.DiskIdentity}
+	if s.DiskBytes > maxDiskBytes {
+		return ErrTooLarge
+	}
+	if c.data == nil {
+		return nil
+	}
+	i := c.data.Info()
+	switch {
+	case i.ReadOnly:
+		return ErrReadOnly
+	case i.Zoned:
+		return ErrZoned
+	case i.SizeBytes < s.DiskBytes:
+		return fmt.Errorf("%w: %d bytes, %d expected", ErrShrunk, i.SizeBytes, s.DiskBytes)
+	}
+	c.info.LogicalBytes = max(i.LogicalBytes, s.DiskBlock)
+	c.info.PhysicalBytes = max(i.PhysicalBytes, c.info.LogicalBytes)
+	c.info.Rotational = i.Rotational
+	return nil
+}
+
+func (c *Cache) prepare() error {
+	if err := c.r.open(c); err != nil {
+		return err
+	}
+	c.b.c = c
+	c.cleared = c.log.First() - 1
+	return c.d.open(c)
+}
+
+func (c *Cache) free() error {
+	var errs []error
+	if c.log != nil {
+		errs = append(errs, c.log.Close())
+	}
+	if c.idx != nil {
+		errs = append(errs, c.idx.close())
+	}
+	return errors.Join(append(errs, c.d.free())...)
+}
+
+// mapSegment enters a segment's records into the map.
+func (c *Cache) mapSegment(s *seglog.Segment) {
+	for i := range s.Records {
+		if r := s.Record(i); r.Kind == seglog.Data {
+			c.mapRange(r.Offset, r.Length, r.At)
+		}
+	}
+	c.declared = max(c.declared, s.Durable)
+}
+
+// base is the version that a payload at p gives to the block whose sector first it begins with.
+func base(p seglog.Pos, first int64) uint32 { return uint32(p/blk.SectorBytes) - uint32(first) }
+
+func (c *Cache) mapRange(off, n int64, p seglog.Pos) {
+	for n > 0 {
+		block, first := off/BlockBytes, off%BlockBytes/blk.SectorBytes
+		k := min(n, BlockBytes-off%BlockBytes)
+		mask := uint8((1<<(k/blk.SectorBytes) - 1) << first)
+		if Planted && Plant == "forget-mask" {
+			mask = fullMask
+		}
+		c.idx.put(uint32(block), mask, base(p, first))
+		off, n, p = off+k, n-k, p+seglog.Pos(k)
+	}
+}
+
+// pos is the virtual position of sector s of an entry: entries lie within 2^32 sectors below the head.
+func (c *Cache) pos(b uint32, s int) seglog.Pos {
+	head := c.log.Head()/blk.SectorBytes + seglog.Pos(c.log.Super().ChunkBytes/blk.SectorBytes)
+	at := b + uint32(s)
+	return (head - seglog.Pos(uint32(head)-at)) * blk.SectorBytes
+}
+
+// Info describes the volume.
+func (c *Cache) Info() blk.Info { return c.info }
+
+// Log is the cache's log, for whoever replicates.
+func (c *Cache) Log() *seglog.Log { return c.log }
+
+// SetFallback names the device that is asked when data disk or log cannot answer a read.
+func (c *Cache) SetFallback(d blk.Device) { c.fallback = d }
+
+// Hold parks every request until it is let go: nothing is answered meanwhile.
+func (c *Cache) Hold(on bool) { c.held = on }
+
+// Refuse makes every request fail with EIO from now on, those that wait too: the volume is fenced.
+func (c *Cache) Refuse() { c.stopped = true }
+
+// SetRemote says that the peer's copy is the volume, because data disk or log is lost here:
+// what is within DestageLimit is forgotten instead of destaged, and a lost log lives on in RAM.
+func (c *Cache) SetRemote(on bool) {
+	c.remote = on
+	if on && c.logErr != nil && c.log.Device() != nil {
+		c.log.LoseDevice()
+	}
+}
+
+// Follow says whether segments come from a primary (true) or are sealed here.
+func (c *Cache) Follow(on bool) { c.follow = on }
+
+// Declared is the newest LSN that a segment here says was durable at the primary.
+func (c *Cache) Declared() seglog.LSN { return c.declared }
+
+// Cleared is the newest LSN that is on the data disk and mapped no more.
+func (c *Cache) Cleared() seglog.LSN { return c.cleared }
+
+// Lost says why data disk or log has failed for good, nil while they work.
+func (c *Cache) Lost() (data, log error) { return c.dataErr, c.logErr }
+
+// LockRange keeps writes over a range out of the log until UnlockRange: a full sync reads it.
+func (c *Cache) LockRange(off, n int64) { c.lockOff, c.lockLen = off, n }
+
+// UnlockRange lets them go on.
+func (c *Cache) UnlockRange() { c.lockLen = 0 }
+
+// Submit takes a request of the volume's client.
+func (c *Cache) Submit(r *blk.Request) {
+	r.Err = 0
+	if c.held && !c.stopped {
+		c.parked.Push(r)
+		return
+	}
+	c.submit(r)
+}
+
+func (c *Cache) submit(r *blk.Request) {
+	if c.stopped {
+		c.refuse(r)
+		return
+	}
+	switch r.Op {
+	case blk.Read:
+		c.count.Reads++
+		c.r.submit(r)
+	case blk.Write:
+		c.count.Writes++
+		c.count.WrittenBytes += uint64(r.Length)
+		c.pending.Push(r)
+	case blk.Flush:
+		// What was acknowledged is durable.
+		r.Owner.Complete(r)
+	default:
+		r.Err = syscall.EOPNOTSUPP
+		r.Owner.Complete(r)
+	}
+}
+
+func (c *Cache) refuse(r *blk.Request) {
+	r.Err = syscall.EIO
+	r.Owner.Complete(r)
+}
+
+// Adopt takes a segment of the primary's into log and map. seglog.ErrFull: try again later.
+func (c *Cache) Adopt(raw []byte) (seglog.LSN, error) {
+	if !c.idx.room(len(raw)/blk.SectorBytes + 2) {
+		c.full = true
+		return 0, seglog.ErrFull
+	}
+	s, err := c.log.Adopt(raw)
+	if err != nil {
+		c.full = c.full || err == seglog.ErrFull
+		return 0, err
+	}
+	c.mapSegment(&s)
+	return s.LSN, nil
+}
+
+// Kick ends a batch: it answers, acknowledges, destages, commits.
+func (c *Cache) Kick(now blk.Instant) int64 {
+	wake := int64(blk.Never)
+	if c.data != nil {
+		wake = c.data.Kick(now)
+	}
+	if c.fallback != nil {
+		wake = min(wake, c.fallback.Kick(now))
+	}
+	if c.pending.Head() != nil || c.r.active > 0 {
+		c.lastIO = now.Mono
+	}
+	c.log.Kick(now)
+	c.noteLog()
+	c.r.kick(now)
+	c.acknowledge(now)
+	wake = min(wake, c.d.kick(now))
+	c.b.kick()
+	if !c.held || c.stopped {
+		for r := c.parked.Pop(); r != nil; r = c.parked.Pop() {
+			c.submit(r)
+		}
+	}
+	c.commit(now)
+	if !c.follow {
+		wake = min(wake, c.log.Declare(now))
+	}
+	c.log.Kick(now)
+	// Inline completions (a device in memory) are followed up at once.
+	if c.r.done.Head() != nil || c.d.dirty() || c.waiting.Head() != nil && c.waiting.Head().LSN <= c.ackable() {
+		wake = now.Mono
+	}
+	return wake
+}
+
+func (c *Cache) noteLog() {
+	if err := c.log.Err(); err != nil && c.logErr == nil {
+		c.logErr = err
+		if c.remote {
+			c.log.LoseDevice()
+		}
+	}
+}
+
+// DataFailed records that the data disk has failed for good.
+func (c *Cache) dataFailed(err error) {
+	if c.dataErr == nil {
+		c.dataErr = err
+	}
+}
+
+// Close gives everything back; nothing may be in flight. The devices are their owner's.
+func (c *Cache) Close() error {
+	if err := c.d.reader.Close(); err != nil {
+		return err
+	}
+	return c.free()
+}

@@ -1,0 +1,390 @@
+package dcd
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// destager moves what the log holds to the data disk, a batch of segments at a time: collect,
+// sort, write, flush, forget, release. Space is never given up before the flush.
+type destager struct {
+	c      *Cache
+	reader *seglog.Reader
+	buf    []byte
+	pieces []piece
+	reqs   []blk.Request
+
+	phase   phase
+	next    int // request to submit
+	out     int // requests in flight
+	err     error
+	last    seglog.LSN // of the batch
+	begun   int64
+	all     bool // destage everything now
+	prints  []print
+	changed bool // a completion has come since the last kick
+	held    bool // hold destage altogether
+}
+
+// piece is one block's part of one record.
+type piece struct {
+	block uint32
+	base  uint32
+	mask  uint8 // sectors to write
+	live  bool  // the map names it: to be cleared afterwards
+	order uint32
+	first int // the sector of the block that src begins with
+	src   []byte
+}
+
+// print is a new fingerprint of one sector, valid once the batch is flushed.
+type print struct {
+	i int
+	v uint64
+}
+
+type phase uint8
+
+const (
+	resting phase = iota
+	writing
+	flushing
+)
+
+func (d *destager) open(c *Cache) (err error) {
+	d.c = c
+	blocks := c.o.DestageBytes / BlockBytes
+	// A piece that wraps a batch's last segment may need more than the budget.
+	blocks += int(c.log.Super().MaxSegmentBytes)/blk.SectorBytes + 1
+	if d.buf, err = blk.Alloc(blocks * BlockBytes); err != nil {
+		return err
+	}
+	d.pieces = make([]piece, 0, 2*blocks)
+	d.reqs = make([]blk.Request, 0, 2*blocks)
+	d.prints = make([]print, 0, seglog.FingerprintSectors)
+	d.reader = c.log.NewReader("destage", c.log.First()-1)
+	return nil
+}
+
+func (d *destager) free() error {
+	err := blk.Free(d.buf)
+	d.buf = nil
+	return err
+}
+
+// Complete records that a write or flush of the batch is over.
+func (d *destager) Complete(r *blk.Request) {
+	d.out--
+	d.changed = true
+	if r.Err != 0 && d.err == nil {
+		d.err = r.Err
+	}
+}
+
+func (d *destager) dirty() bool { return d.changed }
+
+// limit is the newest LSN that may be destaged.
+func (d *destager) limit() seglog.LSN {
+	if Planted && Plant == "destage-beyond" {
+		return d.c.log.Sealed()
+	}
+	return min(d.c.log.Durable(), d.c.DestageLimit)
+}
+
+// wanted reports whether a batch should begin now.
+func (d *destager) wanted(now blk.Instant) (yes bool, wake int64) {
+	c := d.c
+	if d.held || d.reader.Position() >= d.limit() || c.dataErr != nil && !c.remote || c.data == nil && !c.remote {
+		return false, blk.Never
+	}
+	used, of := c.log.Used()
+	if d.all || c.full || c.remote || used*100 > of*lowWater || c.logErr != nil {
+		return true, blk.Never
+	}
+	if at := c.lastIO + c.o.IdleNanos; now.Mono < at {
+		return false, at
+	}
+	return true, blk.Never
+}
+
+func (d *destager) kick(now blk.Instant) (wake int64) {
+	d.changed = false
+	c := d.c
+	if d.phase != resting && now.Mono-d.begun > c.o.DiskNanos {
+		c.dataFailed(fmt.Errorf("the data disk did not finish a destage batch within %d s", c.o.DiskNanos/1e9))
+	}
+	switch d.phase {
+	case writing:
+		d.submit()
+		if d.out > 0 {
+			return d.begun + c.o.DiskNanos + 1
+		}
+		if !d.flush() {
+			return d.begun + c.o.DiskNanos + 1
+		}
+		fallthrough
+	case flushing:
+		if d.out > 0 {
+			return d.begun + c.o.DiskNanos + 1
+		}
+		d.finish()
+	}
+	if now.Mono == 0 {
+		return blk.Never // blk.Do knows no time yet: a batch begun now would look ages old
+	}
+	if c.b.busy() {
+		return blk.Never // a block of a full sync is on its way to the disk
+	}
+	yes, wake := d.wanted(now)
+	if !yes {
+		return wake
+	}
+	if c.remote && (c.dataErr != nil || c.data == nil) {
+		d.forget()
+		return blk.Never
+	}
+	if d.collect() {
+		d.begin(now)
+		return d.begun + c.o.DiskNanos + 1
+	}
+	return blk.Never
+}
+
+// collect takes segments up to the batch's budget: as many as RAM has, or one that had to be
+// read back. It reports whether there is anything to do.
+func (d *destager) collect() bool {
+	d.pieces, d.last = d.pieces[:0], 0
+	budget := d.c.o.DestageBytes / BlockBytes
+	for len(d.pieces) < budget {
+		pos := d.reader.Position()
+		s := d.reader.Next(d.limit())
+		if s == nil {
+			if err := d.reader.Err(); err != nil && d.c.logErr == nil {
+				d.c.logErr = err
+			}
+			break
+		}
+		inRAM := d.c.log.RAM(s.Pos, s.Bytes) != nil
+		if !inRAM && d.last != 0 {
+			d.reader.Rewind(pos) // it makes a batch of its own
+			break
+		}
+		d.take(s)
+		d.last = s.LSN
+		if !inRAM {
+			break
+		}
+	}
+	return d.last != 0
+}
+
+// take adds a segment's pieces that must reach the disk: those the map still names, and those
+// that only a version beyond the limit has replaced, because that one may yet be cut.
+func (d *destager) take(s *seglog.Segment) {
+	beyond := d.c.log.Head()
+	if l := d.limit(); l < d.c.log.Sealed() {
+		i, _ := d.c.log.Lookup(l + 1)
+		beyond = i.Pos
+	}
+	for i := range s.Records {
+		r := s.Record(i)
+		payload := s.Payload(r)
+		for off := int64(0); off < r.Length; {
+			at := r.Offset + off
+			first := at % BlockBytes / blk.SectorBytes
+			n := min(r.Length-off, BlockBytes-at%BlockBytes)
+			p := piece{block: uint32(at / BlockBytes), base: base(r.At+seglog.Pos(off), first), order: uint32(len(d.pieces)), src: payload[off : off+n], first: int(first),
+				mask: uint8((1<<(n/blk.SectorBytes) - 1) << first)}
+			d.judge(&p, beyond)
+			off += n
+		}
+	}
+}
+
+// judge keeps the sectors of p that must be written.
+func (d *destager) judge(p *piece, beyond seglog.Pos) {
+	c := d.c
+	var live, later uint8
+	for i := c.idx.first(p.block); i >= 0; i = c.idx.next(p.block, i) {
+		m := c.idx.masks[i]
+		switch {
+		case c.idx.bases[i] == p.base:
+			live |= m & p.mask
+		case m != 0 && c.pos(c.idx.bases[i], bits.TrailingZeros8(m)) >= beyond && !(Planted && Plant == "skip-superseded"):
+			later |= m & p.mask
+		}
+	}
+	gone := p.mask &^ (live | later)
+	c.count.SupersededBytes += uint64(bits.OnesCount8(gone)) * blk.SectorBytes
+	q := *p
+	if q.mask, q.live = live, true; live != 0 {
+		d.pieces = append(d.pieces, q)
+	}
+	if q.mask, q.live = later, false; later != 0 {
+		d.pieces = append(d.pieces, q)
+	}
+}
+
+// begin sorts the batch by address, resolves what it holds twice, lays it out in the bounce
+// buffer and starts writing.
+func (d *destager) begin(now blk.Instant) {
+	slices.SortFunc(d.pieces, func(a, b piece) int {
+		if a.block != b.block {
+			return int(int64(a.block) - int64(b.block))
+		}
+		return int(int64(a.order) - int64(b.order))
+	})
+	d.reqs, d.prints = d.reqs[:0], d.prints[:0]
+	used := 0
+	for i := 0; i < len(d.pieces); {
+		block := d.pieces[i].block
+		out := d.buf[used : used+BlockBytes]
+		var mask uint8
+		for ; i < len(d.pieces) && d.pieces[i].block == block; i++ {
+			p := &d.pieces[i]
+			for s := range sectors {
+				if p.mask&(1<<s) != 0 {
+					from := (s - p.first) * blk.SectorBytes
+					copy(out[s*blk.SectorBytes:(s+1)*blk.SectorBytes], p.src[from:from+blk.SectorBytes])
+				}
+			}
+			mask |= p.mask
+		}
+		d.lay(block, mask, out)
+		used += BlockBytes
+	}
+	d.next, d.out, d.err, d.begun, d.phase = 0, 0, nil, now.Mono, writing
+	d.submit()
+	d.changed = d.changed || d.out == 0 // all of it was superseded: nothing will come back
+}
+
+// lay makes the writes of one block, or lengthens the last one when it goes on there.
+func (d *destager) lay(block uint32, mask uint8, out []byte) {
+	for s := 0; s < sectors; {
+		if mask&(1<<s) == 0 {
+			s++
+			continue
+		}
+		e := s
+		for e < sectors && mask&(1<<e) != 0 {
+			e++
+		}
+		off, n := int64(block)*BlockBytes+int64(s)*blk.SectorBytes, int64(e-s)*blk.SectorBytes
+		buf := out[s*blk.SectorBytes : e*blk.SectorBytes]
+		d.c.count.DestagedBytes += uint64(n)
+		d.fingerprint(off, buf)
+		if k := len(d.reqs) - 1; k >= 0 && d.reqs[k].Offset+d.reqs[k].Length == off && adjacent(d.reqs[k].Buf, buf) {
+			q := &d.reqs[k]
+			q.Length += n
+			q.Buf = q.Buf[:q.Length]
+		} else {
+			d.reqs = append(d.reqs, blk.Request{Op: blk.Write, Offset: off, Length: n, Buf: buf, Owner: d})
+		}
+		s = e
+	}
+}
+
+// adjacent reports whether b begins in memory where a ends; both are slices of one buffer.
+func adjacent(a, b []byte) bool { return cap(a)-len(a) == cap(b) }
+
+func (d *destager) fingerprint(off int64, b []byte) {
+	for i := 0; i < len(b); i += blk.SectorBytes {
+		if k, ok := printIndex(off+int64(i), d.c.info.SizeBytes); ok {
+			d.prints = append(d.prints, print{k, sectorHash(b[i : i+blk.SectorBytes])})
+		}
+	}
+}
+
+func (d *destager) submit() {
+	for d.next < len(d.reqs) && d.out < destageDepth && d.err == nil {
+		d.out++
+		d.next++
+		d.c.data.Submit(&d.reqs[d.next-1])
+	}
+}
+
+// flush starts the batch's flush; false: a write has failed.
+func (d *destager) flush() bool {
+	if d.err != nil {
+		d.fail()
+		return false
+	}
+	d.phase, d.out = flushing, 1
+	d.reqs = append(d.reqs[:0], blk.Request{Op: blk.Flush, Owner: d})
+	if Planted && Plant == "skip-flush" {
+		d.out = 0
+		return true
+	}
+	d.c.data.Submit(&d.reqs[0])
+	return true
+}
+
+// fail ends a batch that did not reach the disk: one failed write or flush, and the disk counts
+// as failed, because what the kernel then drops cannot be known.
+func (d *destager) fail() {
+	d.phase = resting
+	d.c.dataFailed(fmt.Errorf("destage: %w", d.err))
+	d.reader.Rewind(d.reader.Kept())
+}
+
+// finish forgets what is on the disk now and gives its space up.
+func (d *destager) finish() {
+	if d.err != nil {
+		d.fail()
+		return
+	}
+	d.phase = resting
+	c := d.c
+	for i := range d.pieces {
+		if p := &d.pieces[i]; p.live {
+			c.idx.clear(p.block, p.mask, p.base)
+		}
+	}
+	s := c.log.Super()
+	for _, p := range d.prints {
+		s.Fingerprint[p.i] = p.v
+	}
+	c.count.DestageBatches++
+	d.release(d.last)
+}
+
+func (d *destager) release(lsn seglog.LSN) {
+	c := d.c
+	c.cleared = max(c.cleared, lsn)
+	d.reader.Release(lsn)
+	c.full = false
+	if c.idle() {
+		c.log.Trim()
+	}
+}
+
+// idle reports whether nothing is left to destage.
+func (c *Cache) idle() bool { return c.d.reader.Position() >= c.log.Sealed() }
+
+// forget drops mappings without writing: the peer holds what is within the limit.
+func (d *destager) forget() {
+	for range 64 {
+		s := d.reader.Next(d.limit())
+		if s == nil {
+			break
+		}
+		d.last = s.LSN
+		for i := range s.Records {
+			r := s.Record(i)
+			for off := int64(0); off < r.Length; {
+				at := r.Offset + off
+				n := min(r.Length-off, BlockBytes-at%BlockBytes)
+				d.c.idx.clear(uint32(at/BlockBytes), fullMask, base(r.At+seglog.Pos(off), at%BlockBytes/blk.SectorBytes))
+				off += n
+			}
+		}
+		d.release(s.LSN)
+	}
+}
+
+var errBusy = errors.New("dcd: a destage batch is in flight")

@@ -1,0 +1,114 @@
+package dcd
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc64"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// ErrChanged says that the data disk's superblock areas were changed behind the log's back.
+var ErrChanged = errors.New("the data disk was changed behind the log's back")
+
+const half = seglog.FingerprintSectors / 2
+
+var sectorTab = crc64.MakeTable(crc64.ECMA)
+
+// sectorHash is never 0, which stands for unknown.
+func sectorHash(b []byte) uint64 { return crc64.Checksum(b, sectorTab) | 1 }
+
+// printIndex says which place in the fingerprint the sector at off has, if any.
+func printIndex(off, size int64) (int, bool) {
+	s, n := off/blk.SectorBytes, size/blk.SectorBytes
+	switch {
+	case s < half:
+		return int(s), true
+	case s >= n-half:
+		return int(s - n + seglog.FingerprintSectors), true
+	}
+	return 0, false
+}
+
+// Fingerprint hashes the sectors of the disk's first and last 128 KiB.
+func Fingerprint(dev blk.Device, size int64, drive blk.Drive) (f [seglog.FingerprintSectors]uint64, err error) {
+	buf, err := blk.Alloc(half * blk.SectorBytes)
+	if err != nil {
+		return f, err
+	}
+	defer blk.Free(buf)
+	n := min(int64(len(buf)), size)
+	for _, at := range []int64{0, size - n} {
+		if err := blk.Do(dev, &blk.Request{Op: blk.Read, Offset: at, Length: n, Buf: buf[:n]}, drive); err != nil {
+			return f, fmt.Errorf("fingerprint: %w", err)
+		}
+		for i := int64(0); i < n; i += blk.SectorBytes {
+			if k, ok := printIndex(at+i, size); ok {
+				f[k] = sectorHash(buf[i : i+blk.SectorBytes])
+			}
+		}
+	}
+	return f, nil
+}
+
+// sightings are the versions of fingerprinted sectors that the recovered log holds.
+type sightings struct {
+	size int64
+	seen map[int][]uint64
+}
+
+func newSightings(s *seglog.Super) *sightings {
+	return &sightings{s.DiskBytes, map[int][]uint64{}}
+}
+
+func (g *sightings) note(s *seglog.Segment) {
+	for i := range s.Records {
+		r := s.Record(i)
+		p := s.Payload(r)
+		for off := int64(0); off < r.Length; off += blk.SectorBytes {
+			if k, ok := printIndex(r.Offset+off, g.size); ok {
+				g.seen[k] = append(g.seen[k], sectorHash(p[off:off+blk.SectorBytes]))
+			}
+		}
+	}
+}
+
+// check compares the disk: each known sector is as it was at the recovery start, or one of the
+// versions that the log holds since. What is found becomes the fingerprint: a version that an
+// earlier life destaged may be superseded in this one, and then is never destaged again. The
+// disk is flushed first, so that what is found stays.
+func (g *sightings) check(s *seglog.Super, dev blk.Device, drive blk.Drive) error {
+	if s.Fingerprint == ([seglog.FingerprintSectors]uint64{}) {
+		return nil
+	}
+	if err := blk.Do(dev, &blk.Request{Op: blk.Flush}, drive); err != nil {
+		return fmt.Errorf("fingerprint: flush: %w", err)
+	}
+	now, err := Fingerprint(dev, g.size, drive)
+	if err != nil {
+		return err
+	}
+	var bad []int64
+next:
+	for k, want := range s.Fingerprint {
+		if want == 0 || now[k] == 0 || now[k] == want {
+			continue
+		}
+		for _, v := range g.seen[k] {
+			if v == now[k] {
+				continue next
+			}
+		}
+		at := int64(k)
+		if k >= half {
+			at = g.size/blk.SectorBytes - seglog.FingerprintSectors + int64(k)
+		}
+		bad = append(bad, at)
+	}
+	if len(bad) == 0 {
+		s.Fingerprint = now
+		return nil
+	}
+	return fmt.Errorf("%w: %d of its superblock sectors differ, the first is sector %d", ErrChanged, len(bad), bad[0])
+}

@@ -1,0 +1,214 @@
+package dcd
+
+import (
+	"fmt"
+	"syscall"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// reads are the client's reads under way: each is split, when it is submitted, into runs that
+// come from one place. What RAM has is copied at once; the rest become parts that read straight
+// into the request's buffer. Nothing is looked up again when a part returns: what has been
+// destaged meanwhile would be missed.
+type reads struct {
+	c       *Cache
+	parts   []part
+	free    []uint32
+	done    blk.Queue // parts that came back
+	blocked blk.Queue // requests for which there were not enough parts
+	active  int       // requests with parts out
+	oldest  int64     // when the part that is out longest was sent; 0: none
+	swept   int64
+	now     int64
+}
+
+type source uint8
+
+const (
+	fromData source = iota
+	fromLog
+	fromPeer
+)
+
+type part struct {
+	blk.Request
+	parent *blk.Request
+	from   source
+	pin    uint8
+	at     seglog.Pos
+	sent   int64
+}
+
+func (q *reads) open(c *Cache) error {
+	q.c = c
+	q.parts, q.free = make([]part, readParts), make([]uint32, readParts)
+	for i := range q.parts {
+		q.parts[i].Tag, q.parts[i].Owner = uint32(i), q
+		q.free[i] = uint32(readParts - 1 - i)
+	}
+	return nil
+}
+
+// Complete records that a part came back.
+func (q *reads) Complete(r *blk.Request) { q.done.Push(r) }
+
+func (q *reads) submit(r *blk.Request) {
+	// At worst every sector comes from another place.
+	if q.blocked.Head() != nil || len(q.free) < min(int(r.Length/blk.SectorBytes), readParts) {
+		q.blocked.Push(r)
+		return
+	}
+	q.split(r)
+}
+
+// run is a stretch of a request that comes from one place.
+type run struct {
+	off, n int64 // in the request
+	mapped bool
+	at     seglog.Pos
+}
+
+// split walks the request's sectors and serves or sends each run.
+func (q *reads) split(r *blk.Request) {
+	c := q.c
+	r.Left = 1 // held by this walk
+	q.active++
+	cur := run{}
+	for off := int64(0); off < r.Length; {
+		block, first := (r.Offset+off)/BlockBytes, int((r.Offset+off)%BlockBytes/blk.SectorBytes)
+		last := min(first+int((r.Length-off)/blk.SectorBytes), sectors)
+		i := c.idx.first(uint32(block))
+		if i < 0 {
+			cur = q.extend(r, cur, run{off, int64(last-first) * blk.SectorBytes, false, 0})
+			off += int64(last-first) * blk.SectorBytes
+			continue
+		}
+		for s := first; s < last; s++ {
+			x := run{off, blk.SectorBytes, false, 0}
+			for j := i; j >= 0; j = c.idx.next(uint32(block), j) {
+				if c.idx.masks[j]&(1<<s) != 0 {
+					x.mapped, x.at = true, c.pos(c.idx.bases[j], s)
+					break
+				}
+			}
+			cur = q.extend(r, cur, x)
+			off += blk.SectorBytes
+		}
+	}
+	q.serve(r, cur)
+	q.finish(r)
+}
+
+// extend appends x to cur where both come from one place, else serves cur.
+func (q *reads) extend(r *blk.Request, cur, x run) run {
+	if cur.n > 0 && cur.mapped == x.mapped && (!x.mapped || cur.at+seglog.Pos(cur.n) == x.at) {
+		cur.n += x.n
+		return cur
+	}
+	q.serve(r, cur)
+	return x
+}
+
+func (q *reads) serve(r *blk.Request, x run) {
+	c := q.c
+	if x.n == 0 {
+		return
+	}
+	buf := r.Buf[x.off : x.off+x.n]
+	if x.mapped {
+		if b := c.log.RAM(x.at, int(x.n)); b != nil {
+			copy(buf, b)
+			c.count.ReadRAM++
+			return
+		}
+	}
+	p := &q.parts[q.free[len(q.free)-1]]
+	q.free = q.free[:len(q.free)-1]
+	p.parent, p.sent, p.at = r, q.now, x.at
+	p.Op, p.Offset, p.Length, p.Buf, p.Err, p.LSN, p.Flags = blk.Read, r.Offset+x.off, x.n, buf, 0, 0, 0
+	r.Left++
+	switch {
+	case x.mapped && c.log.Device() != nil:
+		p.from, p.pin = fromLog, c.log.Pin()
+		p.Offset = c.log.DeviceOffset(x.at)
+		c.count.ReadLog++
+		c.log.Device().Submit(&p.Request)
+	case !x.mapped && c.dataErr == nil && c.data != nil:
+		p.from = fromData
+		c.count.ReadData++
+		c.data.Submit(&p.Request)
+	default:
+		p.from = fromData
+		p.Err = syscall.EIO
+		q.done.Push(&p.Request)
+	}
+}
+
+// kick follows up on parts that came back, and on requests that had to wait for parts.
+func (q *reads) kick(now blk.Instant) {
+	q.now = now.Mono
+	for r := q.done.Pop(); r != nil; r = q.done.Pop() {
+		q.back(&q.parts[r.Tag], now)
+	}
+	for r := q.blocked.Head(); r != nil && len(q.free) >= min(int(r.Length/blk.SectorBytes), readParts); r = q.blocked.Head() {
+		q.blocked.Pop()
+		q.split(r)
+	}
+	q.sweep(now)
+}
+
+func (q *reads) back(p *part, now blk.Instant) {
+	c, r := q.c, p.parent
+	if p.from == fromLog {
+		c.log.Unpin(p.pin)
+	}
+	if p.Err != 0 && p.from != fromPeer && c.fallback != nil {
+		// The peer must hold at least what the mapping, or its absence, stands for.
+		p.LSN = c.cleared
+		if p.from == fromLog {
+			p.LSN = c.log.LSNAt(p.at)
+			p.Offset = r.Offset + sliceOffset(r.Buf, p.Buf)
+		}
+		p.from, p.Err, p.sent = fromPeer, 0, now.Mono
+		c.count.ReadPeer++
+		c.fallback.Submit(&p.Request)
+		return
+	}
+	if p.Err != 0 && r.Err == 0 {
+		r.Err = p.Err
+	}
+	if p.from == fromData {
+		r.Stamp(blk.DataDone, now)
+	}
+	p.parent = nil
+	q.free = append(q.free, p.Tag)
+	q.finish(r)
+}
+
+// sliceOffset is where part begins in whole, of whose memory it is a slice.
+func sliceOffset(whole, part []byte) int64 { return int64(cap(whole) - cap(part)) }
+
+func (q *reads) finish(r *blk.Request) {
+	if r.Left--; r.Left > 0 {
+		return
+	}
+	q.active--
+	r.Owner.Complete(r)
+}
+
+// sweep looks once a second whether the data disk has failed to answer within its deadline.
+func (q *reads) sweep(now blk.Instant) {
+	if now.Mono-q.swept < 1e9 {
+		return
+	}
+	q.swept = now.Mono
+	for i := range q.parts {
+		p := &q.parts[i]
+		if p.parent != nil && p.from == fromData && p.sent > 0 && now.Mono-p.sent > q.c.o.DiskNanos {
+			q.c.dataFailed(fmt.Errorf("a read of the data disk did not return within %d s", q.c.o.DiskNanos/1e9))
+			return
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package dcd
+
+import (
+	"errors"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// Status is what the cache is doing, at one instant.
+type Status struct {
+	Counters
+	Sealed, Durable, Destaged seglog.LSN
+	LogUsed, LogBytes         int64 // occupied, and of how many
+	DirtyBlocks               int   // map entries
+	Pending, Waiting          int   // writes in no segment yet, and not acknowledged yet
+	MapLimit                  int
+	LogReadBytes              uint64 // read back because RAM had it no more
+	Appends, AppendedBytes    uint64
+	Full                      bool
+}
+
+// Status tells what the cache is doing.
+func (c *Cache) Status() Status {
+	s := Status{Counters: c.count, Sealed: c.log.Sealed(), Durable: c.log.Durable(), Destaged: c.d.reader.Kept(), DirtyBlocks: c.idx.n, MapLimit: c.idx.limit,
+		Pending: c.pending.Len(), Waiting: c.waiting.Len(), LogReadBytes: c.log.DeviceReadBytes, Appends: c.log.Appends, AppendedBytes: c.log.AppendedBytes, Full: c.full}
+	s.LogUsed, s.LogBytes = c.log.Used()
+	return s
+}
+
+// DestageAll makes destage go on until nothing is left, or stops that.
+func (c *Cache) DestageAll(on bool) { c.d.all = on }
+
+// HoldDestage stops destage from beginning batches, or lets it go on.
+func (c *Cache) HoldDestage(on bool) { c.d.held = on }
+
+// Dirty is how many bytes of payload are mapped, at most; 0 when the data disk holds everything.
+func (c *Cache) Dirty() int64 {
+	if c.idle() && c.d.phase == resting && c.d.reader.Kept() >= c.log.Sealed() {
+		return 0
+	}
+	return max(int64(c.idx.n), 1) * BlockBytes
+}
+
+// Busy reports whether anything of the cache's own is in flight below.
+func (c *Cache) Busy() bool {
+	return c.log.InFlight() > 0 || c.d.out > 0 || c.b.out > 0 || c.r.active > 0
+}
+
+// Cut durably removes the log's tail after lsn and maps again what is left. Nothing may be in flight.
+func (c *Cache) Cut(after seglog.LSN, drive blk.Drive) error {
+	if c.d.phase != resting || c.b.out > 0 {
+		return errBusy
+	}
+	if c.d.reader.Kept() > after {
+		return errors.New("dcd: what is to be cut has been destaged")
+	}
+	if err := c.log.Cut(after, drive); err != nil {
+		return err
+	}
+	return c.remap(drive)
+}
+
+// Reset empties log and map: a full sync brings everything after p anew.
+func (c *Cache) Reset(p seglog.Point, change func(s *seglog.Super), drive blk.Drive) error {
+	if c.d.phase != resting || c.b.out > 0 {
+		return errBusy
+	}
+	if err := c.log.Reset(p, change, drive); err != nil {
+		return err
+	}
+	c.idx.reset()
+	c.cleared, c.declared = p.LSN-1, p.LSN-1
+	return nil
+}
+
+// remap rebuilds the map from the retained segments.
+func (c *Cache) remap(drive blk.Drive) error {
+	c.idx.reset()
+	c.declared = 0
+	r := c.log.NewReader("remap", c.log.First()-1)
+	now := blk.Instant{}
+	for r.Position() < c.log.Sealed() {
+		s := r.Next(c.log.Sealed())
+		if s != nil {
+			c.mapSegment(s)
+			continue
+		}
+		if err := r.Err(); err != nil {
+			return errors.Join(err, r.Close())
+		}
+		var err error
+		if now, err = drive(); err != nil {
+			return err
+		}
+		c.log.Kick(now)
+	}
+	return r.Close()
+}

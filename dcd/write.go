@@ -1,0 +1,96 @@
+package dcd
+
+import (
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// maxRecords bounds the records of one segment.
+const maxRecords = 512
+
+// ackable is the newest LSN whose writes may be acknowledged.
+func (c *Cache) ackable() seglog.LSN {
+	if Planted && Plant == "ack-early" {
+		return min(c.log.Sealed(), c.AckLimit)
+	}
+	return min(c.log.Durable(), c.AckLimit)
+}
+
+// acknowledge completes the writes that are durable everywhere they have to be.
+func (c *Cache) acknowledge(now blk.Instant) {
+	limit := c.ackable()
+	for r := c.waiting.Head(); r != nil; r = c.waiting.Head() {
+		failed := c.stopped || c.logErr != nil && !c.remote && r.LSN > c.log.Durable()
+		if !failed && (r.LSN > limit || c.held) {
+			return
+		}
+		c.waiting.Pop()
+		if failed {
+			c.refuse(r)
+			continue
+		}
+		r.Stamp(blk.LogDone, now)
+		r.Owner.Complete(r)
+	}
+}
+
+// writable reports whether new writes can be kept: with log and data disk, or with a peer that
+// stands in for what is lost.
+func (c *Cache) writable() bool {
+	return !c.stopped && (c.remote || c.logErr == nil && c.dataErr == nil)
+}
+
+// commit is the group commit: while no append is in flight, everything that waits goes into
+// segments, one record a request, up to what a segment holds.
+func (c *Cache) commit(now blk.Instant) {
+	if !c.writable() {
+		for r := c.pending.Pop(); r != nil; r = c.pending.Pop() {
+			c.refuse(r)
+		}
+		return
+	}
+	for c.pending.Head() != nil && c.log.InFlight() == 0 && !c.held {
+		n, payload := c.gather()
+		if n == 0 {
+			return
+		}
+		if !c.log.Begin(n, payload) {
+			if !c.full {
+				c.count.Throttled++
+			}
+			c.full = true
+			return
+		}
+		c.full = false
+		c.count.Commits++
+		for range n {
+			r := c.pending.Pop()
+			p := c.log.Add(seglog.Data, r.Offset, r.Length, r.Buf)
+			c.mapRange(r.Offset, r.Length, p)
+			r.LSN = c.log.Sealed() + 1
+			c.waiting.Push(r)
+		}
+		c.log.Seal(now)
+	}
+}
+
+// gather counts how many pending writes, and payload bytes, the next segment takes.
+func (c *Cache) gather() (n int, payload int64) {
+	blocks := 0
+	for r := c.pending.Head(); r != nil && n < maxRecords; r = r.Next {
+		if c.lockLen > 0 && r.Offset < c.lockOff+c.lockLen && c.lockOff < r.Offset+r.Length {
+			break
+		}
+		if payload+r.Length > c.log.MaxPayload(n+1) {
+			break
+		}
+		blocks += int(r.Length/BlockBytes) + 2
+		if !c.idx.room(blocks) {
+			c.full = true
+			break
+		}
+		payload += r.Length
+		n++
+	}
+	return n, payload
+}
