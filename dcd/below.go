@@ -24,6 +24,9 @@ func (c *Cache) Below(r *blk.Request) {
 
 func (b *below) busy() bool { return b.out > 0 }
 
+// pending reports whether anything given to Below has not come back.
+func (b *below) pending() bool { return b.out > 0 || b.wait.Head() != nil || b.back.Head() != nil }
+
 // Complete records that a block has reached the disk.
 func (b *below) Complete(r *blk.Request) {
 	b.out--
@@ -32,6 +35,7 @@ func (b *below) Complete(r *blk.Request) {
 
 func (b *below) kick() {
 	for r := b.back.Pop(); r != nil; r = b.back.Pop() {
+		b.fingerprint(r)
 		r.Owner = b.take(r)
 		r.Owner.Complete(r)
 	}
@@ -48,6 +52,20 @@ func (b *below) kick() {
 		r.Owner = b
 		b.out++
 		b.c.data.Submit(r)
+	}
+}
+
+// fingerprint keeps what the disk's superblock areas hold now. Until the full sync is complete
+// the copy is inconsistent, and its fingerprint is not looked at.
+func (b *below) fingerprint(r *blk.Request) {
+	if r.Op != blk.Write || r.Err != 0 {
+		return
+	}
+	s := b.c.log.Super()
+	for i := int64(0); i < r.Length; i += blk.SectorBytes {
+		if k, ok := printIndex(r.Offset+i, b.c.info.SizeBytes); ok {
+			s.Fingerprint[k] = sectorHash(r.Buf[i : i+blk.SectorBytes])
+		}
 	}
 }
 

@@ -61,6 +61,7 @@ type Cache struct {
 	held    bool
 	remote  bool // the peer's copy is the volume: see SetRemote
 	stopped bool // every request is refused: see Refuse
+	doubt   bool // a lost disk may be made up for by the peer: see Doubt
 	parked  blk.Queue
 
 	pending blk.Queue // writes that are in no segment yet
@@ -131,8 +132,8 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 		c.mapSegment(s)
 		seen.note(s)
 	}}, drive)
-	if err == nil && o.Data != nil && !o.AcceptDisk {
-		err = seen.check(c.log.Super(), o.Data, drive)
+	if err == nil && o.Data != nil {
+		err = seen.check(c.log.Super(), o.Data, drive, o.AcceptDisk)
 	}
 	if err == nil {
 		err = c.prepare()
@@ -232,8 +233,12 @@ func (c *Cache) SetFallback(d blk.Device) { c.fallback = d }
 // Hold parks every request until it is let go: nothing is answered meanwhile.
 func (c *Cache) Hold(on bool) { c.held = on }
 
-// Refuse makes every request fail with EIO from now on, those that wait too: the volume is fenced.
-func (c *Cache) Refuse() { c.stopped = true }
+// Refuse makes every request fail with EIO, those that wait too, until it is taken back.
+func (c *Cache) Refuse(on bool) { c.stopped = on }
+
+// Doubt makes writes wait, instead of fail, when data disk or log is found lost: a peer that is
+// in sync may stand in, and whoever replicates then says SetRemote, or takes the doubt back.
+func (c *Cache) Doubt(on bool) { c.doubt = on }
 
 // SetRemote says that the peer's copy is the volume, because data disk or log is lost here:
 // what is within DestageLimit is forgotten instead of destaged, and a lost log lives on in RAM.
@@ -358,7 +363,10 @@ func (c *Cache) noteLog() {
 	}
 }
 
-// DataFailed records that the data disk has failed for good.
+// LoseData treats the data disk as failed from now on: it is known to have missed writes.
+func (c *Cache) LoseData(err error) { c.dataFailed(err) }
+
+// dataFailed records that the data disk has failed for good.
 func (c *Cache) dataFailed(err error) {
 	if c.dataErr == nil {
 		c.dataErr = err

@@ -78,8 +78,8 @@ func (g *sightings) note(s *seglog.Segment) {
 // versions that the log holds since. What is found becomes the fingerprint: a version that an
 // earlier life destaged may be superseded in this one, and then is never destaged again. The
 // disk is flushed first, so that what is found stays.
-func (g *sightings) check(s *seglog.Super, dev blk.Device, drive blk.Drive) error {
-	if s.Fingerprint == ([seglog.FingerprintSectors]uint64{}) {
+func (g *sightings) check(s *seglog.Super, dev blk.Device, drive blk.Drive, accept bool) error {
+	if s.Fingerprint == ([seglog.FingerprintSectors]uint64{}) || s.Marks&seglog.Inconsistent != 0 {
 		return nil
 	}
 	if err := blk.Do(dev, &blk.Request{Op: blk.Flush}, drive); err != nil {
@@ -106,7 +106,7 @@ next:
 		}
 		bad = append(bad, at)
 	}
-	if len(bad) == 0 {
+	if len(bad) == 0 || accept {
 		s.Fingerprint = now
 		return nil
 	}

@@ -32,7 +32,6 @@ const (
 // failure ends a run; it is a panic value so that any callback can raise it.
 type failure struct{ msg string }
 
-
 func fail(format string, args ...any) { panic(failure{fmt.Sprintf(format, args...)}) }
 
 // sim is one volume on simulated disks, over several lives.

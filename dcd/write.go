@@ -20,7 +20,7 @@ func (c *Cache) ackable() seglog.LSN {
 func (c *Cache) acknowledge(now blk.Instant) {
 	limit := c.ackable()
 	for r := c.waiting.Head(); r != nil; r = c.waiting.Head() {
-		failed := c.stopped || c.logErr != nil && !c.remote && r.LSN > c.log.Durable()
+		failed := c.stopped || c.logErr != nil && !c.remote && !c.doubt && r.LSN > c.log.Durable()
 		if !failed && (r.LSN > limit || c.held) {
 			return
 		}
@@ -44,6 +44,9 @@ func (c *Cache) writable() bool {
 // segments, one record a request, up to what a segment holds.
 func (c *Cache) commit(now blk.Instant) {
 	if !c.writable() {
+		if c.doubt && !c.stopped {
+			return
+		}
 		for r := c.pending.Pop(); r != nil; r = c.pending.Pop() {
 			c.refuse(r)
 		}

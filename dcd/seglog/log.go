@@ -69,6 +69,9 @@ func (l *Log) Sealed() LSN { return l.sealed }
 // Durable is the LSN up to which all segments are durable here.
 func (l *Log) Durable() LSN { return l.durable }
 
+// LastData is the newest segment that has records, as far as is known.
+func (l *Log) LastData() LSN { return l.lastData }
+
 // First is the oldest LSN that Lookup and Readers can give.
 func (l *Log) First() LSN { return l.first }
 

@@ -17,6 +17,7 @@ type Reader struct {
 	buf   []byte // for segments that RAM has no more
 	req   blk.Request
 	state fetchState
+	stale bool // what is being fetched is not wanted any more
 	pin   uint8
 	seg   Segment
 	err   error
@@ -99,6 +100,9 @@ func (r *Reader) fetch(i *segInfo) *Segment {
 func (r *Reader) Complete(*blk.Request) {
 	r.log.Unpin(r.pin)
 	r.state = fetched
+	if r.stale {
+		r.state, r.stale = idle, false
+	}
 }
 
 // Err is why Next cannot go on, or nil. Rewind clears it.
@@ -114,14 +118,25 @@ func (r *Reader) Kept() LSN { return r.kept }
 func (r *Reader) Rewind(lsn LSN) {
 	r.next = max(lsn, r.kept) + 1
 	r.err = nil
-	if r.state == fetched {
+	r.drop()
+}
+
+// drop forgets a segment that was, or is being, fetched for another position.
+func (r *Reader) drop() {
+	switch r.state {
+	case fetched:
 		r.state = idle
+	case fetching:
+		r.stale = true
 	}
 }
 
 // Skip makes Next go on after lsn, which may lie ahead, and releases up to it.
 func (r *Reader) Skip(lsn LSN) {
-	r.next = max(r.next, lsn+1)
+	if lsn+1 > r.next {
+		r.next = lsn + 1
+		r.drop()
+	}
 	r.Release(lsn)
 }
 

@@ -274,8 +274,8 @@ func (l *Log) Cut(after LSN, drive blk.Drive) error {
 	l.floor = l.head
 	l.lastData, l.declared = min(l.lastData, after), min(l.declared, after)
 	for _, r := range l.readers {
-		r.next, r.kept = min(r.next, after+1), min(r.kept, after)
-		r.err = nil
+		r.next, r.kept, r.err = min(r.next, after+1), min(r.kept, after), nil
+		r.drop()
 	}
 	if l.dev == nil {
 		return nil
@@ -321,6 +321,7 @@ func (l *Log) Reset(p Point, change func(s *Super), drive blk.Drive) error {
 	l.rewindTo(p)
 	for _, r := range l.readers {
 		r.next, r.kept, r.err = p.LSN, p.LSN-1, nil
+		r.drop()
 	}
 	t := l.Update(func(s *Super) {
 		s.Start, s.Declared = p, 0

@@ -1,0 +1,4 @@
+package demo
+
+// Run plays all scenes.
+func Run() error { return nil }

@@ -1,0 +1,83 @@
+package mirror
+
+import (
+	"fmt"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
+)
+
+// Verdict is how a primary goes on with a peer that has said hello.
+type Verdict uint8
+
+// Verdicts.
+const (
+	Streams   Verdict = iota + 1 // the peer is a prefix: the log from its end on
+	CutStream                    // its tail above the common point was never acknowledged: cut, then stream
+	FullSyncs                    // everything anew
+	TakesTail                    // this primary does not serve yet and is a prefix of the peer: take what it has more
+	Refuses                      // another volume, another size, another version
+	Stops                        // the peer is the primary of a newer term: this one is fenced
+	Diverges                     // both wrote: a person must say whose data is dropped
+	AsksMore                     // the common point is not known yet: ask for hashes
+)
+
+func (v Verdict) String() string {
+	return [...]string{"?", "stream", "cut and stream", "full sync", "take the peer's tail", "refuse", "stop", "diverged", "ask"}[v]
+}
+
+// View is everything that the connect rules of a primary look at.
+type View struct {
+	Me, Peer wire.HelloMsg
+	// Common is the highest LSN at which both chains have the same header hash; Known says
+	// whether it has been found, None that there is none in what both logs hold.
+	Common      uint64
+	Known, None bool
+}
+
+// decide is the connect rule of DESIGN section 5, without side effects.
+func decide(v View) (Verdict, string) {
+	me, p := &v.Me, &v.Peer
+	myMarks, peerMarks := seglog.Marks(me.Marks), seglog.Marks(p.Marks)
+	switch {
+	case p.MinVersion > wire.Version || p.Version < wire.MinVersion:
+		return Refuses, fmt.Sprintf("the peer speaks protocol versions %d to %d, this side %d to %d", p.MinVersion, p.Version, wire.MinVersion, wire.Version)
+	case p.Required != 0:
+		return Refuses, fmt.Sprintf("the peer requires features %#x that this version lacks", p.Required)
+	case !p.New && p.Volume != me.Volume:
+		return Refuses, "the peer holds another volume"
+	case p.New && p.Primary:
+		return Refuses, "the peer is a primary without a volume"
+	case p.DiskBytes < me.DiskBytes:
+		return Refuses, fmt.Sprintf("the peer's disk is smaller: %d bytes, %d are needed", p.DiskBytes, me.DiskBytes)
+	case p.DiskBlock > me.DiskBlock:
+		return Refuses, fmt.Sprintf("the peer's disk has larger blocks: %d bytes, this one has %d", p.DiskBlock, me.DiskBlock)
+	case p.MaxSegment < me.MaxSegment:
+		return Refuses, fmt.Sprintf("the peer's log takes segments of %d bytes, this one makes %d: give it a larger log", p.MaxSegment, me.MaxSegment)
+	case !p.New && p.Term.Number > me.Term.Number:
+		return Stops, fmt.Sprintf("the peer has term %d, this one %d: it was promoted meanwhile", p.Term.Number, me.Term.Number)
+	case p.Primary:
+		return Diverges, "both are primaries"
+	case p.New:
+		return FullSyncs, "the peer is new"
+	case peerMarks&seglog.Inconsistent != 0:
+		return FullSyncs, "the peer's copy is incomplete"
+	case myMarks&seglog.PeerNeedsFullSync != 0:
+		return FullSyncs, "what the peer lacks is not in the log any more"
+	case p.Last.LSN+1 < me.First.LSN:
+		return FullSyncs, fmt.Sprintf("the peer ends at LSN %d, the log begins at %d", p.Last.LSN, me.First.LSN)
+	case !v.Known && !v.None:
+		return AsksMore, "where do the two chains part?"
+	case v.None:
+		return Diverges, "the two logs have nothing in common"
+	case v.Common == p.Last.LSN:
+		return Streams, fmt.Sprintf("the peer is level up to LSN %d of %d", v.Common, me.Last.LSN)
+	case !me.Serving && v.Common == me.Last.LSN:
+		return TakesTail, fmt.Sprintf("the peer has LSN %d to %d, which this log lost", v.Common+1, p.Last.LSN)
+	case p.Declared <= v.Common && p.Destaged <= v.Common && (p.Term == me.Term || peerMarks&seglog.Ahead == 0):
+		return CutStream, fmt.Sprintf("the peer's LSN %d to %d were never acknowledged", v.Common+1, p.Last.LSN)
+	case Planted && Plant == "cut-without-asking":
+		return CutStream, "planted"
+	}
+	return Diverges, fmt.Sprintf("both wrote after LSN %d", v.Common)
+}

@@ -1,0 +1,62 @@
+package mirror
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
+)
+
+// A row per rule and reason of the connect rules.
+func TestDecide(t *testing.T) {
+	base := func() View {
+		h := wire.HelloMsg{Version: 1, MinVersion: 1, Volume: [16]byte{1}, DiskBytes: 1 << 20, DiskBlock: 512, MaxSegment: 1 << 20, Term: wire.Term{Number: 2, ID: 9},
+			First: wire.Point{LSN: 10}, Last: wire.Point{LSN: 20}}
+		v := View{Me: h, Peer: h, Common: 20, Known: true}
+		v.Me.Primary, v.Me.Serving = true, true
+		return v
+	}
+	rows := []struct {
+		name   string
+		change func(v *View)
+		want   Verdict
+		reason string
+	}{
+		{"level", func(v *View) {}, Streams, "level up to LSN 20"},
+		{"behind", func(v *View) { v.Peer.Last.LSN, v.Common = 15, 15 }, Streams, "level up to LSN 15 of 20"},
+		{"behind, empty log", func(v *View) { v.Peer.Last.LSN, v.Peer.First.LSN, v.Common = 9, 10, 9 }, Streams, "LSN 9"},
+		{"new version", func(v *View) { v.Peer.MinVersion, v.Peer.Version = 9, 9 }, Refuses, "protocol versions 9 to 9"},
+		{"feature", func(v *View) { v.Peer.Required = 4 }, Refuses, "requires features 0x4"},
+		{"other volume", func(v *View) { v.Peer.Volume = [16]byte{7} }, Refuses, "another volume"},
+		{"smaller disk", func(v *View) { v.Peer.DiskBytes-- }, Refuses, "smaller"},
+		{"larger blocks", func(v *View) { v.Peer.DiskBlock = 4096 }, Refuses, "larger blocks"},
+		{"small segments", func(v *View) { v.Peer.MaxSegment /= 2 }, Refuses, "segments"},
+		{"promoted meanwhile", func(v *View) { v.Peer.Term.Number, v.Peer.Primary = 3, true }, Stops, "promoted"},
+		{"two primaries", func(v *View) { v.Peer.Primary, v.Peer.Term.ID = true, 8 }, Diverges, "both are primaries"},
+		{"new peer", func(v *View) { v.Peer.New, v.Peer.Volume = true, [16]byte{} }, FullSyncs, "new"},
+		{"new, but primary", func(v *View) { v.Peer.New, v.Peer.Primary = true, true }, Refuses, "without a volume"},
+		{"inconsistent peer", func(v *View) { v.Peer.Marks = uint32(seglog.Inconsistent) }, FullSyncs, "incomplete"},
+		{"fell out of the log", func(v *View) { v.Me.Marks = uint32(seglog.PeerNeedsFullSync) }, FullSyncs, "not in the log any more"},
+		{"below the log", func(v *View) { v.Peer.Last.LSN = 8 }, FullSyncs, "begins at 10"},
+		{"unknown common point", func(v *View) { v.Known = false }, AsksMore, "part"},
+		{"nothing in common", func(v *View) { v.Known, v.None = false, true }, Diverges, "nothing in common"},
+		{"longer tail, not serving yet", func(v *View) { v.Me.Serving, v.Peer.Last.LSN = false, 25 }, TakesTail, "21 to 25"},
+		{"unacknowledged tail", func(v *View) { v.Peer.Last.LSN, v.Peer.Declared, v.Peer.Destaged = 25, 20, 18 }, CutStream, "21 to 25"},
+		{"tail of an older term, not ahead", func(v *View) { v.Peer.Last.LSN, v.Peer.Term = 25, wire.Term{Number: 1, ID: 3} }, CutStream, "never"},
+		{"tail of an older term, ahead", func(v *View) {
+			v.Peer.Last.LSN, v.Peer.Term, v.Peer.Marks = 25, wire.Term{Number: 1, ID: 3}, uint32(seglog.Ahead)
+		}, Diverges, "both wrote after LSN 20"},
+		{"declared tail", func(v *View) { v.Peer.Last.LSN, v.Peer.Declared = 25, 21 }, Diverges, "both wrote"},
+		{"destaged tail", func(v *View) { v.Peer.Last.LSN, v.Peer.Destaged = 25, 21 }, Diverges, "both wrote"},
+		{"not serving, but chains part", func(v *View) { v.Me.Serving, v.Peer.Last.LSN, v.Peer.Declared, v.Common = false, 25, 25, 15 }, Diverges, "LSN 15"},
+	}
+	for _, r := range rows {
+		v := base()
+		r.change(&v)
+		got, reason := decide(v)
+		if got != r.want || !strings.Contains(reason, r.reason) {
+			t.Errorf("%s: %v (%s), want %v (%s)", r.name, got, reason, r.want, r.reason)
+		}
+	}
+}

@@ -1,0 +1,2 @@
+// Package mirrortest fakes what mirror describes: a seeded network, two nodes on it, and the oracle of write order.
+package mirrortest

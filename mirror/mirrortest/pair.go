@@ -1,0 +1,202 @@
+package mirrortest
+
+import (
+	"fmt"
+
+	"github.com/robib-ublk/robib/dcd"
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/ublk/blk"
+	"github.com/robib-ublk/robib/ublk/blk/blktest"
+)
+
+// Sizes of the simulated volume.
+const (
+	DiskBytes = 256 << 10
+	LogBytes  = 192 << 10
+)
+
+// Machine is one simulated machine: two disks that survive, and a node that may not.
+type Machine struct {
+	Num       int
+	Data, Log *blktest.Disk
+	Node      *mirror.Node
+	Cache     *dcd.Cache
+	Primary   bool
+	wake      int64
+}
+
+// Pair is two machines with one volume, a client on the primary, and what an oracle knows.
+type Pair struct {
+	W      *blktest.World
+	Net    *Net
+	M      [2]*Machine
+	Mode   mirror.Mode
+	Oracle *blktest.Oracle
+	Load   *blktest.Workload
+	Fail   func(format string, args ...any)
+	Events []string
+
+	sealed map[seglog.LSN][]rec // what the primary sealed, for the order of writes
+	last   seglog.LSN
+}
+
+type rec struct {
+	sector int64
+	value  uint64
+}
+
+// NewPair formats both machines and starts them; the secondary is new, so it gets a full sync.
+func NewPair(seed uint64, mode mirror.Mode, fail func(string, ...any)) *Pair {
+	w := blktest.NewWorld(seed)
+	p := &Pair{W: w, Net: NewNet(w, 300_000), Mode: mode, Oracle: blktest.NewOracle(DiskBytes), Fail: fail, sealed: map[seglog.LSN][]rec{}}
+	for i := range p.M {
+		m := &Machine{Num: i, Primary: i == 0, Data: blktest.NewDisk(w, fmt.Sprint("data", i), DiskBytes, 200_000), Log: blktest.NewDisk(w, fmt.Sprint("log", i), LogBytes, 60_000)}
+		p.M[i] = m
+		s := seglog.Super{Log: seglog.UUID{byte(i)}, DiskBytes: DiskBytes, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
+		if m.Primary {
+			s.Volume, s.Term = seglog.UUID{9}, seglog.Term{Number: 1, ID: 5}
+			s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead | seglog.PeerNeedsFullSync
+		}
+		if err := seglog.Create(m.Log, s, w.Drive); err != nil {
+			fail("create: %v", err)
+		}
+		p.Start(i)
+	}
+	return p
+}
+
+// Start starts machine i's node from its disks.
+func (p *Pair) Start(i int) {
+	m := p.M[i]
+	c, err := dcd.Open(dcd.Options{Data: m.Data, Log: m.Log, Incarnation: p.W.Rand.Uint64(), DestageBytes: 32 << 10, IdleNanos: 300_000, Follow: !m.Primary}, p.W.Drive)
+	if err != nil {
+		p.Fail("machine %d: open: %v", i, err)
+		return
+	}
+	n, err := mirror.New(mirror.Options{Cache: c, Net: p.Net.Start(i), Primary: m.Primary, Mode: p.Mode, Drive: p.W.Drive, Random: p.W.Rand.Uint64,
+		Event: func(e mirror.Event) {
+			p.Events = append(p.Events, fmt.Sprintf("%d: %d %s %s→%s %s", p.W.Now, i, e.What, e.Old, e.New, e.Reason))
+		},
+		Timing: mirror.Timing{Heartbeat: 2e6, PeerDead: 10e6, Backoff: 5e5, BackoffTo: 4e6, StartWait: 30e6, Remote: 50e6}})
+	if err != nil {
+		p.Fail("machine %d: node: %v", i, err)
+		return
+	}
+	m.Cache, m.Node, m.wake = c, n, 0
+	if m.Primary {
+		p.forget(c.Log().Sealed())
+		p.last = c.Log().Sealed()
+		p.Load = blktest.NewWorkload(p.W, blktest.NewCheck(n.Device(), p.Fail), p.Oracle, 8, p.Fail)
+		p.Load.MaxBytes = 6 << 10
+	}
+}
+
+// forget drops what was sealed after lsn and did not survive.
+func (p *Pair) forget(lsn seglog.LSN) {
+	for k := range p.sealed {
+		if k > lsn {
+			delete(p.sealed, k)
+		}
+	}
+}
+
+// Crash cuts machine i's power; Start brings it back.
+func (p *Pair) Crash(i int) {
+	m := p.M[i]
+	p.Net.Stop(i)
+	m.Data, m.Log = m.Data.Crash(), m.Log.Crash()
+	m.Node, m.Cache = nil, nil
+}
+
+// Turn is one batch of each machine that is up.
+func (p *Pair) Turn() bool {
+	wake := int64(blk.Never)
+	for i, m := range p.M {
+		if m.Node == nil {
+			continue
+		}
+		if m.Primary && p.Load != nil {
+			p.Load.Pump()
+		}
+		m.wake = m.Node.Kick(p.W.Time())
+		wake = min(wake, m.wake)
+		if m.Primary {
+			p.note(i)
+		}
+	}
+	if wake <= p.W.Now {
+		p.W.AdvanceTo(p.W.Now + 1)
+		return true
+	}
+	return p.W.Turn(wake)
+}
+
+// note keeps what the primary sealed, in order.
+func (p *Pair) note(i int) {
+	l := p.M[i].Cache.Log()
+	for lsn := p.last + 1; lsn <= l.Sealed(); lsn++ {
+		s, ok := l.Lookup(lsn)
+		if !ok {
+			continue
+		}
+		raw := l.RAM(s.Pos, s.Bytes)
+		if raw == nil {
+			continue
+		}
+		g, err := seglog.Parse(raw, s.Bytes)
+		if err != nil {
+			p.Fail("sealed segment %d: %v", lsn, err)
+			return
+		}
+		var rs []rec
+		for k := range g.Records {
+			r := g.Record(k)
+			b := g.Payload(r)
+			for off := int64(0); off < r.Length; off += 512 {
+				v, err := blktest.Value(b[off:off+512], uint64(r.Offset+off)/512)
+				if err != nil {
+					p.Fail("sealed segment %d: %v", lsn, err)
+				}
+				rs = append(rs, rec{(r.Offset + off) / 512, v})
+			}
+		}
+		p.sealed[lsn] = rs
+	}
+	p.last = max(p.last, l.Sealed())
+}
+
+// Prefix checks that an image equals the state after some prefix of what the primary sealed,
+// and gives the LSNs between which that prefix may end.
+func (p *Pair) Prefix(image []byte) (lo, hi seglog.LSN, err error) {
+	when := map[rec]seglog.LSN{}
+	order := map[int64][]seglog.LSN{}
+	for lsn := seglog.LSN(1); lsn <= p.last; lsn++ {
+		for _, r := range p.sealed[lsn] {
+			when[r] = lsn
+			order[r.sector] = append(order[r.sector], lsn)
+		}
+	}
+	hi = p.last
+	for s := range int64(len(image) / 512) {
+		v, err := blktest.Value(image[s*512:(s+1)*512], uint64(s))
+		if err != nil {
+			return 0, 0, err
+		}
+		at := when[rec{s, v}]
+		if v != 0 && at == 0 {
+			return 0, 0, fmt.Errorf("sector %d holds write %d, which the primary never sealed", s, v)
+		}
+		lo = max(lo, at)
+		for _, x := range order[s] {
+			if x > at {
+				hi = min(hi, x-1)
+				break
+			}
+		}
+	}
+	if lo > hi {
+		return lo, hi, fmt.Errorf("no prefix: something of LSN %d is there, something of LSN %d is not", lo, hi+1)
+	}
+	return lo, hi, nil
+}

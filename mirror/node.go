@@ -1,0 +1,308 @@
+package mirror
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/robib-ublk/robib/dcd"
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// Defaults of Timing, in ns; all are shown in Status.
+const (
+	second           = 1_000_000_000
+	DefaultHeartbeat = 1 * second
+	DefaultPeerDead  = 5 * second
+	DefaultBackoff   = second / 10
+	DefaultBackoffTo = 10 * second
+	DefaultStartWait = 30 * second
+	DefaultRemote    = 120 * second // how long I/O waits for the peer while the volume is remote
+)
+
+// Timing are the node's waits, in ns; 0 is the default.
+type Timing struct{ Heartbeat, PeerDead, Backoff, BackoffTo, StartWait, Remote int64 }
+
+func (t *Timing) fill() {
+	for _, x := range []struct {
+		v *int64
+		d int64
+	}{{&t.Heartbeat, DefaultHeartbeat}, {&t.PeerDead, DefaultPeerDead}, {&t.Backoff, DefaultBackoff}, {&t.BackoffTo, DefaultBackoffTo},
+		{&t.StartWait, DefaultStartWait}, {&t.Remote, DefaultRemote}} {
+		if *x.v == 0 {
+			*x.v = x.d
+		}
+	}
+}
+
+// Event is one change of state, for the log.
+type Event struct{ What, Old, New, Reason string }
+
+// Options of New.
+type Options struct {
+	Cache   *dcd.Cache
+	Net     Network // nil: no peer
+	Primary bool
+	Mode    Mode
+	Name    string
+	Drive   blk.Drive // for the rare steps that wait: cut, reset
+	Random  func() uint64
+	Event   func(Event)
+	Timing  Timing
+
+	StartAlone bool // the user says: serve although the peer cannot be asked
+	Reattached bool // the supervisor put this server in a dead one's place: serve at once
+	Lost       bool // data disk or log is missing: the volume starts remote
+	Blank      bool // the log is missing too: the chain goes on where the peer's ends
+
+	// Keep is given each segment of a tail before it is cut.
+	Keep func(raw []byte)
+}
+
+// Node is one machine's half of a volume.
+type Node struct {
+	o     Options
+	cache *dcd.Cache
+	log   *seglog.Log
+
+	primary bool
+	ready   bool // a primary that serves its client
+	fenced  bool
+	failed  error
+
+	s    session
+	ship shipper
+	rx   receiver
+	full fullSync
+	peer PeerDisk
+	srv  server
+
+	remoteMode   bool
+	remoteAsked  bool
+	remoteDown   int64 // since when the peer is away while remote; 0: it is there
+	bound        bool  // acknowledgements wait for the peer, as the mode says
+	boundAt      seglog.LSN
+	unboundAt    uint64 // superblock ticket that must be durable before acknowledging alone; 0: none
+	clearing     uint64 // ticket of the superblock that clears the marks
+	begun        int64
+	promoting    uint64
+	draining     bool
+	drained      bool
+	endTicket    uint64
+	state        string
+	reason       string
+	now          blk.Instant
+	dialFailures int
+}
+
+// New assembles a node around a cache that nobody else drives.
+func New(o Options) (*Node, error) {
+	o.Timing.fill()
+	if o.Event == nil {
+		o.Event = func(Event) {}
+	}
+	if o.Cache == nil || o.Drive == nil || o.Random == nil {
+		return nil, errors.New("mirror: a node needs a cache, a drive and a source of randomness")
+	}
+	n := &Node{o: o, cache: o.Cache, log: o.Cache.Log(), primary: o.Primary}
+	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n = n, n, n, n, n, n
+	n.cache.Follow(!n.primary)
+	n.cache.Hold(true)
+	if err := errors.Join(n.srv.open(), n.rx.open()); err != nil {
+		return nil, err
+	}
+	if n.hasPeer() {
+		n.cache.SetFallback(&n.peer)
+	}
+	if n.primary {
+		n.asPrimary()
+	} else {
+		n.cache.Hold(false)
+		n.cache.DestageLimit = n.cache.Declared()
+	}
+	return n, nil
+}
+
+func (n *Node) marks() seglog.Marks { return n.log.Super().Marks }
+
+func (n *Node) hasPeer() bool { return n.o.Net != nil }
+
+// asPrimary sets what a primary begins with: nothing is acknowledged before it is ready.
+func (n *Node) asPrimary() {
+	if !n.hasPeer() {
+		n.serve("no peer is configured")
+		return
+	}
+	n.cache.AckLimit, n.cache.DestageLimit = n.log.Sealed(), n.log.Sealed()
+	if n.marks()&seglog.PeerNeedsFullSync == 0 && !n.o.Blank {
+		n.ship.open(n.log.First() - 1)
+	}
+	if n.o.Reattached && !n.o.Lost {
+		n.serve("re-attached in a dead server's place")
+	}
+}
+
+// serve lets the client's requests in.
+func (n *Node) serve(reason string) {
+	if n.ready {
+		return
+	}
+	n.ready = true
+	n.cache.Hold(false)
+	n.event("volume", "starting", "serving", reason)
+	switch {
+	case !n.hasPeer():
+	case n.s.up && !n.full.active && n.marks()&seglog.Degraded == 0 && (n.o.Mode == Sync || n.marks()&seglog.Ahead != 0):
+		n.bound, n.boundAt = true, n.log.Durable()
+		n.limitBound()
+	default:
+		// Until a session binds them, acknowledgements need the degraded mark.
+		n.unbind(reason)
+	}
+}
+
+// Ready reports whether a primary serves its client.
+func (n *Node) Ready() bool { return n.ready && !n.fenced }
+
+// Device is what the client's requests go to.
+func (n *Node) Device() blk.Device { return n.cache }
+
+// Err is why the node cannot go on, or nil.
+func (n *Node) Err() error { return n.failed }
+
+func (n *Node) event(what, old, now, reason string) {
+	n.o.Event(Event{what, old, now, reason})
+}
+
+// Kick ends a batch: frames in, policy, cache, frames out.
+func (n *Node) Kick(now blk.Instant) int64 {
+	n.now = now
+	if n.begun == 0 {
+		n.begun = now.Mono
+	}
+	wake := n.s.kick()
+	n.receive()
+	if n.primary {
+		wake = min(wake, n.policy())
+	} else {
+		n.rx.follow()
+	}
+	before := n.progress()
+	wake = min(wake, n.cache.Kick(now))
+	if n.progress() != before {
+		wake = now.Mono // the policy above has not seen it yet
+	}
+	n.full.kick()
+	n.send()
+	if n.hasPeer() {
+		wake = min(wake, n.peer.Kick(now))
+	}
+	n.srv.kick()
+	if n.s.frames > 0 {
+		wake = now.Mono // frames are left over for want of room: they go on with the next batch's
+		n.s.frames = 0
+	}
+	n.describe()
+	return wake
+}
+
+// progress is what the policy depends on and the cache moves.
+func (n *Node) progress() [5]uint64 {
+	p := [5]uint64{n.log.Updated(), n.log.Durable(), uint64(n.rx.out), n.cache.Cleared()}
+	if n.rx.flushed {
+		p[4] = 1
+	}
+	return p
+}
+
+// receive takes what has come, as far as there is room for it.
+func (n *Node) receive() {
+	for !n.rx.blocked() {
+		f, ok := n.s.recv()
+		if !ok {
+			break
+		}
+		n.frame(&f)
+	}
+	n.s.check()
+}
+
+// frame acts on one frame of a session that is established, or on its way to be.
+func (n *Node) frame(f *wire.Frame) {
+	if f.Kind != wire.Hello && f.Term.Number < n.term().Number && n.s.up && !(Planted && Plant == "old-term") {
+		n.s.lost(fmt.Errorf("a frame of the older term %d", f.Term.Number))
+		return
+	}
+	switch f.Kind {
+	case wire.Hello, wire.Probe, wire.Decision, wire.Goodbye:
+		n.s.greet(f)
+		return
+	}
+	if !n.s.up {
+		n.s.lost(errors.New("a frame before the session was agreed upon"))
+		return
+	}
+	switch f.Kind {
+	case wire.Ack:
+		n.acked(f)
+	case wire.Heartbeat:
+		n.beat(f)
+	case wire.ReadReply:
+		n.peer.reply(f)
+	case wire.ReadRequest:
+		n.srv.request(f)
+	case wire.Mark:
+		n.mark(f)
+	case wire.MarkDone:
+		n.markDone(f)
+	default:
+		n.rx.frame(f)
+	}
+}
+
+// send gives the connection what is to be sent, the most urgent first.
+func (n *Node) send() {
+	if !n.s.up {
+		return
+	}
+	n.rx.ack()
+	n.s.heartbeat()
+	n.srv.send()
+	n.peer.send()
+	n.ship.send()
+	n.full.send()
+}
+
+func (n *Node) term() wire.Term {
+	t := n.log.Super().Term
+	return wire.Term{Number: t.Number, ID: t.ID}
+}
+
+// frameOf gives a frame with what every frame carries.
+func (n *Node) frameOf(k wire.Kind) wire.Frame {
+	return wire.Frame{Kind: k, Term: n.term(), LSN: n.log.Sealed(), Durable: n.log.Durable(), Sent: n.now.Mono}
+}
+
+// fail ends the node's service for good.
+func (n *Node) fail(err error) {
+	if n.failed == nil {
+		n.failed = err
+		n.event("volume", "", "failed", err.Error())
+		n.cache.Refuse(true)
+	}
+}
+
+// Idle reports whether nothing of the node's own is in flight below.
+func (n *Node) Idle() bool { return !n.cache.Busy() }
+
+// Close ends the session and gives memory back; nothing may be in flight.
+func (n *Node) Close() error {
+	n.s.goodbye("the server stops")
+	n.s.close()
+	n.ship.close()
+	return errors.Join(n.srv.close(), n.rx.close(), n.full.close())
+}
+
+const unlimited = math.MaxUint64

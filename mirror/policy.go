@@ -1,0 +1,262 @@
+package mirror
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// bindLag is how few segments the peer may lack before acknowledgements wait for it again: with
+// more, the client would wait for the whole backlog.
+const bindLag = 64
+
+// logHigh is the occupancy in per cent above which an absent peer no longer holds the log.
+const logHigh = 75
+
+// policy moves the cache's two limits as mode and session say; it is the primary's.
+func (n *Node) policy() (wake int64) {
+	wake = blk.Never
+	switch {
+	case !n.hasPeer():
+		n.cache.AckLimit, n.cache.DestageLimit = unlimited, unlimited
+		return wake
+	case n.fenced:
+		return wake
+	case n.promoting > 0:
+		if n.log.Updated() < n.promoting {
+			return wake
+		}
+		n.promoting = 0
+		n.serve("promoted")
+	}
+	if !n.ready {
+		return n.startRule()
+	}
+	n.watchDisks()
+	switch {
+	case n.remoteMode:
+		n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, n.ship.durable
+		return n.remoteWait()
+	case n.bound:
+		n.limitBound()
+	case n.unboundAt > 0:
+		// Nothing is acknowledged alone before the mark that says so is durable.
+		if n.log.Updated() >= n.unboundAt || Planted && Plant == "mark-late" {
+			n.unboundAt = 0
+			n.cache.AckLimit, n.cache.DestageLimit = unlimited, unlimited
+		}
+	default:
+		n.cache.AckLimit, n.cache.DestageLimit = unlimited, unlimited
+		n.tryBind()
+	}
+	n.clearMarks()
+	n.outOfLog()
+	n.drain()
+	return wake
+}
+
+// limitBound sets the limits while the session binds acknowledgements.
+func (n *Node) limitBound() {
+	if n.o.Mode == Async {
+		n.cache.AckLimit, n.cache.DestageLimit = unlimited, unlimited
+		return
+	}
+	n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, n.ship.durable
+	if Planted && Plant == "ack-received" {
+		n.cache.AckLimit = n.ship.received
+	}
+}
+
+// tryBind binds acknowledgements to the mode again once the peer has nearly caught up.
+func (n *Node) tryBind() {
+	if !n.s.up || n.s.tail || n.full.active || n.ship.r == nil {
+		return
+	}
+	if n.log.Sealed()-n.ship.durable > bindLag && n.ship.durable < n.log.Durable() {
+		return
+	}
+	n.bound, n.boundAt = true, n.log.Durable()
+	n.limitBound()
+}
+
+// clearMarks ends the degraded state: acknowledgements bound, everything acknowledged remote
+// durable, the marks cleared durably, in this order.
+func (n *Node) clearMarks() {
+	const alone = seglog.Degraded | seglog.Ahead
+	if !n.bound || n.ship.durable < n.boundAt || n.marks()&seglog.PeerNeedsFullSync != 0 {
+		return
+	}
+	drop := alone
+	if n.o.Mode == Async {
+		drop = seglog.Degraded // always ahead
+	}
+	if n.marks()&drop != 0 {
+		n.clearing = n.log.Update(func(s *seglog.Super) { s.Marks &^= drop })
+	}
+}
+
+// inSync reports whether the peer has, or will at once have, everything that was acknowledged.
+func (n *Node) inSync() bool {
+	return n.s.up && n.bound && n.ship.durable >= n.boundAt && n.marks()&(seglog.Degraded|seglog.PeerNeedsFullSync) == 0 && n.log.Updated() >= n.clearing
+}
+
+// unbind makes acknowledgements independent of the peer, once a durable mark says so.
+func (n *Node) unbind(reason string) {
+	n.bound = false
+	const want = seglog.Degraded | seglog.Ahead | seglog.HasPeer
+	if n.marks()&want == want && n.log.Updated() >= n.clearing && n.unboundAt == 0 {
+		n.cache.AckLimit, n.cache.DestageLimit = unlimited, unlimited
+		return
+	}
+	n.unboundAt = n.log.Update(func(s *seglog.Super) { s.Marks |= want })
+	if !n.remoteMode {
+		// What the peer had is all that may be acknowledged meanwhile.
+		n.cache.AckLimit = min(n.cache.AckLimit, max(n.ship.durable, n.log.First()-1))
+		if n.o.Mode == Async && n.ready {
+			n.cache.AckLimit = n.log.Durable()
+		}
+	}
+}
+
+// sessionLost is told when a session, or an attempt at one, ends.
+func (n *Node) sessionLost(err error) {
+	n.peer.lost()
+	n.srv.lost()
+	n.rx.lost()
+	n.full.lost()
+	n.remoteAsked = false
+	if !n.primary {
+		return
+	}
+	if n.ready && n.bound && !n.remoteMode {
+		n.unbind(err.Error())
+	}
+}
+
+// sessionUp is told when a primary's session is agreed upon.
+func (n *Node) sessionUp(v Verdict) {
+	if n.o.Blank || n.o.Lost && !n.ready {
+		return // watchDisks goes on
+	}
+	if !n.ready {
+		n.serve("the peer was asked first: " + v.String())
+	}
+}
+
+// startRule lets a restarted primary serve: after its peer was asked, or alone when it died
+// degraded or the user says so.
+func (n *Node) startRule() int64 {
+	if n.o.Lost {
+		n.startLost()
+		return blk.Never
+	}
+	now, wait := n.now.Mono, n.begun+n.o.Timing.StartWait
+	if n.s.up || n.s.conn != nil || n.s.diverged != "" {
+		return blk.Never
+	}
+	alone := n.o.StartAlone || n.marks()&seglog.Degraded != 0
+	switch {
+	case !alone:
+		return blk.Never
+	case n.dialFailures > 0 || now >= wait:
+		why := "it died degraded, so the peer has nothing that this side lacks"
+		if n.o.StartAlone {
+			why = "the user said --start-alone"
+		}
+		n.serve("the peer cannot be reached; " + why)
+		return now
+	}
+	return wait
+}
+
+// tookTail is told when a starting primary has all that its peer had more.
+func (n *Node) tookTail() {
+	n.s.tail = false
+	n.s.view.Peer.Last.LSN = n.log.Sealed()
+	n.s.view.Common, n.s.view.Known = n.log.Sealed(), true
+	n.ship.skip(n.log.Sealed())
+	if err := n.s.decide(); err != nil {
+		n.s.lost(err)
+	}
+}
+
+// fence stops a primary whose peer reigns in a newer term.
+func (n *Node) fence(reason string) {
+	if n.fenced {
+		return
+	}
+	n.fenced = true
+	n.event("volume", n.state, "fenced", reason)
+	n.cache.Refuse(true)
+}
+
+// outOfLog stops holding the log for a peer that is away when the log fills: from then on it
+// needs a full sync, and the mark that says so is durable before the first segment goes.
+func (n *Node) outOfLog() {
+	if n.ship.r == nil || n.s.up {
+		return
+	}
+	used, of := n.log.Used()
+	if n.ship.dropping == 0 {
+		if used*100 < of*logHigh {
+			return
+		}
+		n.ship.dropping = n.log.Update(func(s *seglog.Super) { s.Marks |= seglog.PeerNeedsFullSync })
+		n.event("peer", "catches up from the log", "needs a full sync", fmt.Sprintf("the log is %d %% full", used*100/of))
+	}
+	if n.log.Updated() >= n.ship.dropping {
+		n.ship.close() // or at the next kick, when it is reading just now
+	}
+}
+
+// acked takes the peer's word on how far it is.
+func (n *Node) acked(f *wire.Frame) {
+	if !n.primary {
+		return
+	}
+	if f.LSN > n.log.Sealed() || f.Durable > f.LSN {
+		n.s.lost(fmt.Errorf("the peer acknowledges LSN %d, which was never sent", max(f.LSN, f.Durable)))
+		return
+	}
+	n.ship.received = max(n.ship.received, f.LSN)
+	n.ship.durable = max(n.ship.durable, f.Durable)
+	if n.ship.r != nil {
+		upTo := n.ship.durable
+		if Planted && Plant == "release-received" {
+			upTo = n.ship.received
+		}
+		n.ship.r.Release(upTo)
+	}
+	if f.Flags&ackWhole != 0 {
+		n.full.whole()
+	}
+}
+
+// Promote makes a secondary the primary. Its term is durable before it serves.
+func (n *Node) Promote(force bool) error {
+	m := n.marks()
+	switch {
+	case n.primary:
+		return errors.New("this is the primary already")
+	case n.log.Super().Volume == seglog.UUID{}:
+		return errors.New("this secondary has never met its primary: there is nothing to promote")
+	case m&seglog.Inconsistent != 0 && !(Planted && Plant == "promote-inconsistent"):
+		return errors.New("this copy is incomplete (a full sync did not finish): promoting it would give a mixture of old and new data; bring the primary back")
+	case n.s.up && !force:
+		return errors.New("the primary is connected and alive: stop it there first, or say --force")
+	}
+	n.s.goodbye("this side was promoted")
+	n.s.lost(errors.New("promoted"))
+	n.primary = true
+	n.cache.Follow(false)
+	n.cache.Hold(true)
+	n.promoting = n.log.Update(func(s *seglog.Super) {
+		s.Term = seglog.Term{Number: s.Term.Number + 1, ID: n.o.Random() | 1}
+		s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead | seglog.PeerNeedsFullSync
+	})
+	n.event("role", "secondary", "primary", fmt.Sprintf("promoted at LSN %d, term %d", n.log.Sealed(), n.term().Number))
+	return nil
+}

@@ -1,0 +1,323 @@
+package mirror
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// Flags of an Ack.
+const ackWhole = 1 // the full sync is complete and durable
+
+// resyncSlots is how many blocks of a full sync wait for the disk; then the stream is held.
+const resyncSlots = 8
+
+// receiver is the secondary's side of the stream; a starting primary uses it for its peer's tail.
+type receiver struct {
+	n        *Node
+	held     wire.Frame // for which there was no room
+	isHeld   bool
+	told     seglog.LSN // durable LSN in the last Ack
+	toldRecv seglog.LSN
+	declared seglog.LSN
+	syncing  bool
+	ended    bool       // everything was sent
+	endAt    seglog.LSN // and stands for the state at this LSN
+	slots    [resyncSlots]resyncSlot
+	out      int
+	mem      []byte
+	flushing bool
+	flushed  bool
+	flush    blk.Request
+	ticket   uint64 // of the superblock that says consistent
+	whole    bool   // to be told
+	ending   bool
+	endDone  bool
+}
+
+type resyncSlot struct {
+	blk.Request
+	busy bool
+}
+
+func (x *receiver) open() (err error) {
+	for i := range x.slots {
+		x.slots[i].Owner, x.slots[i].Tag = x, uint32(i)
+	}
+	x.flush.Owner, x.flush.Tag = x, resyncSlots
+	return nil
+}
+
+func (x *receiver) close() error {
+	err := blk.Free(x.mem)
+	x.mem = nil
+	return err
+}
+
+// Complete records that a block, or the flush, has reached the disk.
+func (x *receiver) Complete(r *blk.Request) {
+	if r.Err != 0 {
+		x.n.fail(fmt.Errorf("full sync: write the data disk: %w", r.Err))
+	}
+	if r.Tag == resyncSlots {
+		x.flushing, x.flushed = false, true
+		return
+	}
+	x.slots[r.Tag].busy = false
+	x.out--
+}
+
+// blocked reports whether a frame waits for room: nothing behind it is taken meanwhile.
+func (x *receiver) blocked() bool {
+	if !x.isHeld {
+		return false
+	}
+	x.isHeld = false
+	f := x.held
+	x.frame(&f)
+	return x.isHeld
+}
+
+func (x *receiver) hold(f *wire.Frame) { x.held, x.isHeld = *f, true }
+
+func (x *receiver) frame(f *wire.Frame) {
+	switch {
+	case f.Kind == wire.Segment:
+		x.segment(f)
+	case f.Kind == wire.Resync && x.syncing:
+		x.resync(f)
+	case f.Kind == wire.ResyncEnd && x.syncing:
+		x.ended, x.endAt = true, f.LSN
+	default:
+		x.n.s.lost(fmt.Errorf("unexpected frame of kind %d", f.Kind))
+	}
+}
+
+// agree prepares for what the primary decided; it may wait for disks.
+func (x *receiver) agree(f *wire.Frame, d *wire.DecisionMsg) error {
+	n := x.n
+	x.told, x.toldRecv, x.isHeld, x.ended, x.whole = 0, 0, false, false, false
+	term := seglog.Term{Number: f.Term.Number, ID: f.Term.ID}
+	switch d.Way {
+	case wire.FullSync:
+		return x.beginSync(d, term)
+	case wire.TakeTail:
+		n.ship.from(d.At.LSN)
+		return nil
+	}
+	x.syncing = false
+	if n.marks()&seglog.Inconsistent != 0 {
+		return errors.New("this copy is incomplete, and the primary wants to stream")
+	}
+	if d.Cut && d.At.LSN < n.log.Sealed() {
+		if err := x.cut(d.At.LSN); err != nil {
+			return err
+		}
+	}
+	if n.log.Sealed() != d.At.LSN {
+		return fmt.Errorf("the primary streams from LSN %d, this log ends at %d", d.At.LSN, n.log.Sealed())
+	}
+	n.ship.close()
+	if n.log.Super().Term != term {
+		return n.log.Sync(n.log.Update(func(s *seglog.Super) { s.Term = term }), n.o.Drive)
+	}
+	return nil
+}
+
+// cut removes a tail that was never acknowledged, durably, after it was kept aside.
+func (x *receiver) cut(after seglog.LSN) error {
+	n := x.n
+	n.event("log", fmt.Sprintf("LSN %d", n.log.Sealed()), fmt.Sprintf("LSN %d", after), "the primary never had the tail, and it was never acknowledged")
+	if n.o.Keep != nil {
+		for lsn := after + 1; lsn <= n.log.Sealed(); lsn++ {
+			if s, ok := n.log.Lookup(lsn); ok {
+				if b := n.log.RAM(s.Pos, s.Bytes); b != nil {
+					n.o.Keep(b)
+				}
+			}
+		}
+	}
+	if err := x.quiet(); err != nil {
+		return err
+	}
+	return n.cache.Cut(after, n.o.Drive)
+}
+
+// quiet waits until nothing of the cache's is on its way to a disk.
+func (x *receiver) quiet() error {
+	n := x.n
+	n.cache.HoldDestage(true)
+	defer n.cache.HoldDestage(false)
+	for n.cache.Busy() {
+		now, err := n.o.Drive()
+		if err != nil {
+			return err
+		}
+		n.cache.Kick(now)
+	}
+	return nil
+}
+
+// beginSync makes this copy durably inconsistent before anything of it is replaced.
+func (x *receiver) beginSync(d *wire.DecisionMsg, term seglog.Term) error {
+	n := x.n
+	if err := x.quiet(); err != nil {
+		return err
+	}
+	if x.mem == nil {
+		var err error
+		if x.mem, err = blk.Alloc(resyncSlots * syncBytes); err != nil {
+			return err
+		}
+	}
+	n.ship.close()
+	x.syncing, x.flushed = true, false
+	mark := seglog.Inconsistent
+	if Planted && Plant == "no-inconsistent" {
+		mark = 0
+	}
+	return n.cache.Reset(seglog.Point{LSN: d.At.LSN + 1, PrevHash: d.At.Hash}, func(s *seglog.Super) {
+		s.Marks = mark
+		s.Volume, s.Term = d.Volume, term
+		s.Fingerprint = [seglog.FingerprintSectors]uint64{}
+	}, n.o.Drive)
+}
+
+func (x *receiver) segment(f *wire.Frame) {
+	n := x.n
+	if n.primary && !n.s.tail {
+		n.s.lost(errors.New("a segment for a primary"))
+		return
+	}
+	_, err := n.cache.Adopt(f.Body)
+	switch {
+	case err == nil:
+	case errors.Is(err, seglog.ErrFull):
+		x.hold(f)
+		return
+	default:
+		n.s.lost(err)
+		return
+	}
+	if n.primary {
+		if n.log.Sealed() >= n.s.tailTo {
+			n.tookTail()
+		}
+		return
+	}
+	x.declare(f.Durable)
+}
+
+// declare raises what may be destaged: what the primary said is durable there.
+func (x *receiver) declare(lsn seglog.LSN) { x.declared = max(x.declared, lsn) }
+
+// resync writes a block of a full sync under the log.
+func (x *receiver) resync(f *wire.Frame) {
+	n := x.n
+	r, data, err := wire.ParseRange(f.Body, n.cache.Info().SizeBytes)
+	if err != nil || r.Length > syncBytes || len(data) == 0 && !r.Zero {
+		n.s.lost(fmt.Errorf("full sync: %w", errors.Join(err, wire.ErrBody)))
+		return
+	}
+	for i := range x.slots {
+		s := &x.slots[i]
+		if s.busy {
+			continue
+		}
+		b := x.mem[i*syncBytes:][:r.Length]
+		if r.Zero {
+			clear(b)
+		} else {
+			copy(b, data)
+		}
+		s.busy = true
+		x.out++
+		s.Op, s.Offset, s.Length, s.Buf, s.Owner = blk.Write, r.Offset, r.Length, b, x
+		n.cache.Below(&s.Request)
+		return
+	}
+	x.hold(f)
+}
+
+// follow is the secondary's policy: destage what was declared, finish a full sync, end a chain.
+func (x *receiver) follow() {
+	n := x.n
+	limit := max(x.declared, n.cache.Declared())
+	if limit >= n.log.LastData() {
+		limit = n.log.Sealed() // what is behind has no records: nobody need declare it
+	}
+	n.cache.DestageLimit = min(limit, n.log.Sealed())
+	if Planted && Plant == "destage-undeclared" {
+		n.cache.DestageLimit = n.log.Sealed()
+	}
+	x.finishSync()
+	if err := firstErr(n.cache.Lost()); err != nil && n.failed == nil {
+		n.s.goodbye("the secondary lost a disk: " + err.Error())
+		n.s.lost(err)
+		n.fail(err)
+	}
+	if x.ending && !x.endDone && n.cache.Dirty() == 0 {
+		x.endDone = true
+		f := n.frameOf(wire.MarkDone)
+		f.Flags = wire.FactEnd
+		n.s.conn.Send(&f)
+	}
+}
+
+func firstErr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// finishSync: all blocks written and flushed, the log durable to the end point, then the mark
+// goes durably, then the primary is told.
+func (x *receiver) finishSync() {
+	n := x.n
+	switch {
+	case !x.syncing || !x.ended || x.out > 0 || x.isHeld || n.log.Durable() < x.endAt:
+	case !x.flushed:
+		if !x.flushing {
+			x.flushing = true
+			x.flush.Op, x.flush.Owner = blk.Flush, x
+			n.cache.Below(&x.flush)
+		}
+	case x.ticket == 0:
+		x.ticket = n.log.Update(func(s *seglog.Super) { s.Marks &^= seglog.Inconsistent })
+	case n.log.Updated() >= x.ticket:
+		x.ticket, x.syncing, x.ended, x.whole = 0, false, false, true
+		n.event("copy", "inconsistent", "consistent", fmt.Sprintf("the full sync is complete at LSN %d", n.log.Durable()))
+	}
+}
+
+// ack tells the primary how far this copy is, once per batch, and only when it changed.
+func (x *receiver) ack() {
+	n := x.n
+	if n.primary {
+		return
+	}
+	d, r := n.log.Durable(), n.log.Sealed()
+	if d == x.told && r == x.toldRecv && !x.whole {
+		return
+	}
+	f := n.frameOf(wire.Ack)
+	f.LSN, f.Durable = r, d
+	if x.whole {
+		f.Flags = ackWhole
+	}
+	if n.s.conn.Send(&f) {
+		x.told, x.toldRecv, x.whole = d, r, false
+	}
+}
+
+// lost forgets what belonged to the session.
+func (x *receiver) lost() {
+	x.isHeld, x.ended, x.whole, x.ending, x.endDone = false, false, false, false, false
+	if x.ticket == 0 {
+		x.syncing = false
+	}
+}

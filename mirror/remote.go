@@ -1,0 +1,182 @@
+package mirror
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// watchDisks notices a lost data disk or log. With a peer in sync the volume goes remote: the
+// peer first notes, durably, that this side needs a refill, then stands in.
+func (n *Node) watchDisks() {
+	err := firstErr(n.cache.Lost())
+	in := n.inSync()
+	if n.remoteMode {
+		return
+	}
+	if err == nil {
+		n.cache.Doubt(in)
+		return
+	}
+	if !in {
+		n.cache.Doubt(false) // nobody can stand in: what this side still has is served, the rest fails
+		n.remoteAsked = false
+		return
+	}
+	n.askRefill(err.Error())
+}
+
+// askRefill asks the peer to note that this side needs a refill.
+func (n *Node) askRefill(why string) {
+	if n.remoteAsked || !n.s.up {
+		return
+	}
+	f := n.frameOf(wire.Mark)
+	f.Flags = wire.FactRefill
+	if n.s.conn.Send(&f) {
+		n.remoteAsked = true
+		n.reason = why
+	}
+}
+
+// mark is the secondary's: it makes a fact durable and says so.
+func (n *Node) mark(f *wire.Frame) {
+	if n.primary {
+		n.s.lost(errors.New("a fact for a primary"))
+		return
+	}
+	switch f.Flags {
+	case wire.FactRefill:
+		t := n.log.Update(func(s *seglog.Super) { s.Marks |= seglog.PeerNeedsRefill })
+		if err := n.log.Sync(t, n.o.Drive); err != nil {
+			n.s.lost(err)
+			return
+		}
+		r := n.frameOf(wire.MarkDone)
+		r.Flags = f.Flags
+		n.s.conn.Send(&r)
+		n.event("peer", "has its own disk", "needs a refill", "it lost its disk or log and relies on this copy")
+	case wire.FactEnd:
+		n.rx.declare(f.Durable)
+		n.rx.ending = true
+		n.cache.DestageAll(true)
+	}
+}
+
+func (n *Node) markDone(f *wire.Frame) {
+	switch f.Flags {
+	case wire.FactRefill:
+		if n.remoteAsked {
+			n.goRemote()
+		}
+	case wire.FactEnd:
+		n.drained = true
+	}
+}
+
+func (n *Node) goRemote() {
+	n.remoteMode, n.remoteAsked = true, false
+	n.event("volume", n.state, "remote", n.reason)
+	n.cache.SetRemote(true)
+	n.cache.Doubt(false)
+	n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, n.ship.durable
+	if !n.ready {
+		n.ready = true
+		n.cache.Hold(false)
+		n.event("volume", "starting", "serving", "remote: the peer's copy is the volume")
+	}
+}
+
+// remoteWait bounds how long I/O waits for an absent peer while the volume is remote.
+func (n *Node) remoteWait() int64 {
+	if n.s.up {
+		if n.remoteDown > 0 {
+			n.remoteDown = 0
+			n.cache.Refuse(false)
+		}
+		return blk.Never
+	}
+	if n.remoteDown == 0 {
+		n.remoteDown = n.now.Mono
+	}
+	end := n.remoteDown + n.o.Timing.Remote
+	if n.now.Mono >= end {
+		n.cache.Refuse(true)
+		return blk.Never
+	}
+	return end
+}
+
+// startLost is the start rule of a volume whose disk or log is missing: only with its peer.
+func (n *Node) startLost() {
+	if n.s.up && !n.s.tail && n.ship.durable >= n.log.Sealed() {
+		n.askRefill("the volume's own disk or log is missing")
+	}
+}
+
+// startBlank takes the end of the peer's chain for this side's, which has no log.
+func (s *session) startBlank() error {
+	n, p := s.n, s.view.Peer
+	switch {
+	case p.Volume != s.view.Me.Volume:
+		return errors.New("the peer holds another volume")
+	case p.Primary:
+		n.fence("the peer was promoted meanwhile")
+		return errors.New("the peer is the primary")
+	case seglog.Marks(p.Marks)&seglog.Inconsistent != 0:
+		return errors.New("the peer's copy is incomplete, and this side has no log: neither can serve")
+	}
+	err := n.cache.Reset(seglog.Point{LSN: p.Last.LSN + 1, PrevHash: p.Last.Hash}, func(x *seglog.Super) {
+		x.Term = seglog.Term{Number: p.Term.Number, ID: p.Term.ID}
+	}, n.o.Drive)
+	if err != nil {
+		return fmt.Errorf("take the end of the peer's chain: %w", err)
+	}
+	s.know(p.Last)
+	return s.decide()
+}
+
+// Drain brings a connected peer level, declares everything durable and destages all, on both
+// sides; Drained says when that is done. New requests must not come any more.
+func (n *Node) Drain() error {
+	switch {
+	case n.remoteMode:
+		return errors.New("the volume is remote: its own disk does not hold it; replace the disk, or promote the peer and delete here with --force")
+	case n.primary && n.hasPeer() && !n.s.up && n.marks()&seglog.HasPeer != 0 && n.o.Net != nil && !n.o.StartAlone:
+		// A peer that is away stays behind: it is found out at the next add.
+	case !n.primary && max(n.rx.declared, n.cache.Declared()) < n.log.LastData():
+		return fmt.Errorf("the newest writes here (up to LSN %d) were never declared durable by the primary: promote this side, or let the primary come back", n.log.Sealed())
+	}
+	n.draining = true
+	n.cache.DestageAll(true)
+	return nil
+}
+
+// drain goes on with a Drain of the primary.
+func (n *Node) drain() {
+	if !n.draining || n.drained || !n.s.up || n.full.active {
+		return
+	}
+	if n.ship.durable < n.log.Sealed() || n.log.Durable() < n.log.Sealed() || n.remoteAsked {
+		return
+	}
+	f := n.frameOf(wire.Mark)
+	f.Flags = wire.FactEnd
+	n.remoteAsked = n.s.conn.Send(&f)
+}
+
+// Drained reports whether the data disks alone hold everything, and how many bytes are left.
+// The chain then ends durably; the second call after that says so.
+func (n *Node) Drained() (done bool, left int64) {
+	left = n.cache.Dirty()
+	if n.primary && n.s.up && !n.drained || left > 0 {
+		return false, left
+	}
+	if n.endTicket == 0 {
+		n.endTicket = n.log.Update(func(s *seglog.Super) { s.Marks = s.Marks&seglog.PeerNeedsRefill | seglog.Ended })
+	}
+	return n.log.Updated() >= n.endTicket, 0
+}

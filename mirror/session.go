@@ -1,0 +1,388 @@
+package mirror
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// session is the conversation with the peer, over one connection at a time.
+type session struct {
+	n    *Node
+	conn Conn
+	up   bool // both sides agree on how to go on
+	id   [16]byte
+
+	hello  *wire.HelloMsg // the peer's
+	view   View
+	asked  bool
+	tail   bool // the peer's tail is coming: segments are taken by a primary
+	tailTo seglog.LSN
+
+	nextDial int64
+	dialing  bool
+	backoff  int64
+	heard    int64 // when the last frame came
+	beaten   int64 // when the last heartbeat went
+	rtt      int64
+	lastErr  string
+	since    int64 // when the session came up, or was lost
+	diverged string
+	frames   int
+	sessions int
+}
+
+// kick meets the peer: dials at the deadline, takes connections, looks at the clock.
+func (s *session) kick() int64 {
+	n := s.n
+	if n.o.Net == nil {
+		return blk.Never
+	}
+	for range 8 {
+		c, err := n.o.Net.Next()
+		if c == nil && err == nil {
+			break
+		}
+		s.dialing = false
+		if err != nil {
+			n.dialFailures++
+			s.again(err)
+			continue
+		}
+		s.adopt(c)
+	}
+	now := n.now.Mono
+	if s.conn != nil {
+		if now-s.heard > n.o.Timing.PeerDead {
+			s.lost(fmt.Errorf("nothing heard for %d s", n.o.Timing.PeerDead/second))
+		} else {
+			wake := s.heard + n.o.Timing.PeerDead + 1
+			if s.up {
+				wake = min(wake, max(s.beaten+n.o.Timing.Heartbeat, now+1))
+			}
+			return wake
+		}
+	}
+	if n.fenced || s.diverged != "" || s.dialing {
+		return blk.Never
+	}
+	if now >= s.nextDial {
+		s.dialing = true
+		n.o.Net.Dial()
+		return blk.Never
+	}
+	return s.nextDial
+}
+
+// again plans the next attempt: the wait doubles, with a part left to chance.
+func (s *session) again(err error) {
+	t := &s.n.o.Timing
+	s.lastErr = err.Error()
+	s.backoff = min(max(s.backoff*2, t.Backoff), t.BackoffTo)
+	s.nextDial = s.n.now.Mono + s.backoff/2 + int64(s.n.o.Random()%uint64(s.backoff/2+1))
+}
+
+// adopt makes c the connection; a newer one takes an older one's place.
+func (s *session) adopt(c Conn) {
+	if s.conn != nil {
+		s.lost(errors.New("the peer made a new connection"))
+	}
+	s.conn, s.heard, s.hello, s.asked, s.tail = c, s.n.now.Mono, nil, false, false
+	f := s.n.frameOf(wire.Hello)
+	h := s.n.myHello()
+	f.Body = h.Encode()
+	c.Send(&f)
+}
+
+func (n *Node) myHello() wire.HelloMsg {
+	sup := n.log.Super()
+	h := wire.HelloMsg{Version: wire.Version, MinVersion: wire.MinVersion, Volume: sup.Volume, Session: n.s.id, Primary: n.primary, Serving: n.ready && n.primary,
+		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
+		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
+	h.New = !n.primary && sup.Volume == seglog.UUID{}
+	h.First.LSN = n.log.First()
+	h.First.Hash, _ = n.log.Hash(n.log.First() - 1)
+	h.Last.LSN = n.log.Sealed()
+	h.Last.Hash, _ = n.log.Hash(n.log.Sealed())
+	return h
+}
+
+func (s *session) recv() (wire.Frame, bool) {
+	if s.conn == nil {
+		return wire.Frame{}, false
+	}
+	f, ok := s.conn.Recv()
+	if ok {
+		s.heard = s.n.now.Mono
+	}
+	return f, ok
+}
+
+// check notices a dead connection after everything that had arrived was taken.
+func (s *session) check() {
+	if s.conn != nil {
+		if err := s.conn.Err(); err != nil {
+			s.lost(err)
+		}
+	}
+}
+
+// lost ends the session; the next attempt comes by itself.
+func (s *session) lost(err error) {
+	if s.conn == nil {
+		return
+	}
+	s.conn.Close()
+	was := s.up
+	if !was {
+		s.n.dialFailures++
+	}
+	s.conn, s.up, s.tail, s.hello = nil, false, false, nil
+	s.since = s.n.now.Mono
+	if was {
+		s.backoff = 0
+		s.n.event("session", "up", "down", err.Error())
+	}
+	s.again(err)
+	s.n.sessionLost(err)
+}
+
+func (s *session) close() {
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
+	s.up = false
+}
+
+// goodbye tells the peer why the session ends.
+func (s *session) goodbye(reason string) {
+	if s.conn == nil {
+		return
+	}
+	f := s.n.frameOf(wire.Goodbye)
+	f.Body = []byte(reason[:min(len(reason), wire.MaxReason)])
+	s.conn.Send(&f)
+}
+
+// greet handles what is said before a session is up, and its end.
+func (s *session) greet(f *wire.Frame) {
+	var err error
+	switch f.Kind {
+	case wire.Hello:
+		err = s.gotHello(f)
+	case wire.Probe:
+		err = s.gotProbe(f)
+	case wire.Decision:
+		err = s.gotDecision(f)
+	case wire.Goodbye:
+		err = fmt.Errorf("the peer says: %s", f.Body[:min(len(f.Body), wire.MaxReason)])
+	}
+	if err != nil {
+		s.lost(err)
+	}
+}
+
+func (s *session) gotHello(f *wire.Frame) error {
+	h, err := wire.DecodeHello(f.Body)
+	if err != nil {
+		return err
+	}
+	if s.hello != nil {
+		return errors.New("a second hello")
+	}
+	s.hello = &h
+	n := s.n
+	if !n.primary {
+		if !h.Primary {
+			s.goodbye("this side is a secondary too: promote one")
+			return errors.New("both sides are secondaries: promote one of them")
+		}
+		return nil // the primary decides
+	}
+	s.view = View{Me: n.myHello(), Peer: h}
+	if seglog.Marks(h.Marks)&seglog.PeerNeedsRefill != 0 && !n.remoteMode {
+		// This side's disk or log missed writes, whatever it looks like now.
+		if n.ready {
+			n.fence("the peer notes that this side's disk missed writes")
+			return errors.New("this side needs a refill")
+		}
+		if !n.o.Lost {
+			n.o.Lost = true
+			n.cache.LoseData(errors.New("the disk missed writes while the peer stood in for it"))
+			n.event("volume", "starting", "remote", "the peer notes that this side's disk needs a refill")
+		}
+	}
+	if n.o.Blank && !n.ready {
+		return n.s.startBlank()
+	}
+	s.know(h.Last)
+	return s.decide()
+}
+
+// know looks whether the peer's point lies on this log's chain.
+func (s *session) know(p wire.Point) {
+	if h, ok := s.n.log.Hash(p.LSN); ok && h == p.Hash {
+		s.view.Common, s.view.Known = max(s.view.Common, p.LSN), true
+	}
+}
+
+// gotProbe answers a question for hashes, or takes the answer.
+func (s *session) gotProbe(f *wire.Frame) error {
+	pts, err := wire.DecodePoints(f.Body)
+	if err != nil {
+		return err
+	}
+	n := s.n
+	if n.primary {
+		for _, p := range pts {
+			s.know(p)
+		}
+		s.view.None = !s.view.Known
+		s.asked = true
+		return s.decide()
+	}
+	for i := range pts {
+		pts[i].Hash = 0
+		if h, ok := n.log.Hash(pts[i].LSN); ok {
+			pts[i].Hash = h
+		}
+	}
+	r := n.frameOf(wire.Probe)
+	r.Body = wire.EncodePoints(pts)
+	s.conn.Send(&r)
+	return nil
+}
+
+// decide is the primary's: it follows the pure rule and tells the peer.
+func (s *session) decide() error {
+	n := s.n
+	s.view.Me = n.myHello()
+	v, reason := decide(s.view)
+	old := "connecting"
+	d := wire.DecisionMsg{Mode: uint8(n.o.Mode), Volume: n.log.Super().Volume, Reason: reason}
+	switch v {
+	case AsksMore:
+		return s.ask()
+	case Stops:
+		n.fence(reason)
+		return errors.New(reason)
+	case Refuses, Diverges:
+		if v == Diverges {
+			s.diverged = reason
+			n.event("volume", n.state, "diverged", reason)
+		}
+		d.Way = wire.Refuse
+		s.tell(d)
+		return fmt.Errorf("%v: %s", v, reason)
+	case TakesTail:
+		d.Way, d.At.LSN = wire.TakeTail, n.log.Sealed()
+		s.tail, s.tailTo = true, s.view.Peer.Last.LSN
+	case FullSyncs:
+		d.Way = wire.FullSync
+		at, err := n.full.begin()
+		if err != nil {
+			return err
+		}
+		d.At = at
+	case Streams, CutStream:
+		d.Way, d.Cut = wire.Stream, v == CutStream
+		d.At.LSN = s.view.Common
+		d.At.Hash, _ = n.log.Hash(s.view.Common)
+		n.ship.from(s.view.Common)
+	}
+	s.tell(d)
+	s.up, s.since = true, n.now.Mono
+	s.backoff = 0
+	s.sessions++
+	n.event("session", old, "up: "+v.String(), reason)
+	if v != TakesTail {
+		n.sessionUp(v)
+	}
+	return nil
+}
+
+func (s *session) tell(d wire.DecisionMsg) {
+	f := s.n.frameOf(wire.Decision)
+	f.Body = d.Encode()
+	s.conn.Send(&f)
+}
+
+// ask requests the peer's hashes of the newest LSNs that both logs may hold.
+func (s *session) ask() error {
+	if s.asked {
+		s.view.None = true
+		return s.decide()
+	}
+	n, p := s.n, s.view.Peer
+	lo, hi := max(n.log.First()-1, p.First.LSN-1), min(n.log.Sealed(), p.Last.LSN)
+	var pts []wire.Point
+	for lsn := hi; lsn+1 > lo && len(pts) < wire.MaxPoints; lsn-- {
+		pts = append(pts, wire.Point{LSN: lsn})
+		if lsn == 0 {
+			break
+		}
+	}
+	f := n.frameOf(wire.Probe)
+	f.Body = wire.EncodePoints(pts)
+	s.conn.Send(&f)
+	return nil
+}
+
+// gotDecision is the secondary's: it does what the primary decided.
+func (s *session) gotDecision(f *wire.Frame) error {
+	n := s.n
+	d, err := wire.DecodeDecision(f.Body)
+	if err != nil {
+		return err
+	}
+	if n.primary || s.hello == nil {
+		return errors.New("a decision that nobody asked for")
+	}
+	if f.Term.Number < n.term().Number && !(Planted && Plant == "old-term") {
+		s.goodbye(fmt.Sprintf("this side has seen term %d", n.term().Number))
+		return fmt.Errorf("the primary has the older term %d, this side %d", f.Term.Number, n.term().Number)
+	}
+	n.o.Mode = Mode(d.Mode)
+	if d.Way == wire.Refuse {
+		if s.hello.Primary && n.log.Super().Volume == d.Volume && n.log.Super().Volume != (seglog.UUID{}) {
+			s.diverged = ""
+		}
+		return fmt.Errorf("the primary refuses: %s", d.Reason)
+	}
+	if err := n.rx.agree(f, &d); err != nil {
+		return err
+	}
+	s.up, s.since, s.backoff = true, n.now.Mono, 0
+	s.sessions++
+	n.event("session", "connecting", "up", d.Reason)
+	return nil
+}
+
+// heartbeat keeps the session alive, and carries what is durable to a quiet peer.
+func (s *session) heartbeat() {
+	if s.n.now.Mono-s.beaten < s.n.o.Timing.Heartbeat {
+		return
+	}
+	f := s.n.frameOf(wire.Heartbeat)
+	if s.conn.Send(&f) {
+		s.beaten = s.n.now.Mono
+	}
+}
+
+// beat answers a heartbeat, so that the sender learns the round trip, and takes an answer.
+func (n *Node) beat(f *wire.Frame) {
+	if f.Flags == 1 {
+		n.s.rtt = n.now.Mono - f.Sent
+		return
+	}
+	if !n.primary {
+		n.rx.declare(f.Durable)
+	}
+	r := n.frameOf(wire.Heartbeat)
+	r.Flags, r.Sent = 1, f.Sent
+	n.s.conn.Send(&r)
+}

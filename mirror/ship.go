@@ -1,0 +1,74 @@
+package mirror
+
+import (
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
+)
+
+// shipper sends segments as they are sealed, in parallel with the local append.
+type shipper struct {
+	n        *Node
+	r        *seglog.Reader
+	unsent   *seglog.Segment
+	to       seglog.LSN // all up to it were sent in this session
+	received seglog.LSN
+	durable  seglog.LSN // remote durable
+	dropping uint64     // ticket after which the reader goes
+}
+
+// open makes the reader that keeps what the peer lacks in the log.
+func (p *shipper) open(from seglog.LSN) {
+	if p.r == nil {
+		p.r = p.n.log.NewReader("ship", from)
+	}
+}
+
+// from makes the stream go on after lsn, which the peer holds durably.
+func (p *shipper) from(lsn seglog.LSN) {
+	p.open(lsn)
+	p.r.Rewind(lsn)
+	p.r.Release(lsn)
+	p.unsent, p.to = nil, lsn
+	p.received, p.durable, p.dropping = lsn, lsn, 0
+}
+
+// skip makes the stream go on after lsn, which this log has from the peer.
+func (p *shipper) skip(lsn seglog.LSN) {
+	p.open(lsn)
+	p.r.Skip(lsn)
+}
+
+func (p *shipper) close() {
+	if p.r != nil && p.r.Close() == nil {
+		p.r, p.unsent = nil, nil
+	}
+}
+
+func (p *shipper) send() {
+	n := p.n
+	if p.r == nil || n.s.tail && n.primary || !n.s.up {
+		return
+	}
+	for {
+		s := p.unsent
+		if s == nil {
+			if s = p.r.Next(unlimited); s == nil {
+				break
+			}
+		}
+		f := n.frameOf(wire.Segment)
+		f.LSN, f.Body = s.LSN, s.Raw
+		if !n.s.conn.Send(&f) {
+			p.unsent = s
+			return
+		}
+		p.unsent, p.to = nil, s.LSN
+	}
+	if err := p.r.Err(); err != nil {
+		// What the peer lacks cannot be read any more.
+		n.event("peer", "catches up from the log", "needs a full sync", err.Error())
+		n.log.Update(func(s *seglog.Super) { s.Marks |= seglog.PeerNeedsFullSync })
+		p.close()
+		n.s.lost(err)
+	}
+}

@@ -1,0 +1,139 @@
+package mirror
+
+import (
+	"fmt"
+
+	"github.com/robib-ublk/robib/dcd"
+	"github.com/robib-ublk/robib/dcd/seglog"
+)
+
+// Status is what a node is doing, at one instant.
+type Status struct {
+	Primary, Ready                   bool
+	State, Reason                    string
+	Mode                             Mode
+	Connected                        bool
+	Peer                             string
+	LastError                        string
+	Term                             seglog.Term
+	Marks                            seglog.Marks
+	Volume                           seglog.UUID
+	Sealed, Durable, Destaged        seglog.LSN
+	Shipped, Received, RemoteDurable seglog.LSN
+	LagSegments                      uint64
+	RoundTripNanos                   int64
+	SinceNanos                       int64 // since the session came up or was lost
+	PeerReads                        uint64
+	SyncDone, SyncTotal              int64
+	Sessions                         int
+	Cache                            dcd.Status
+}
+
+// Degraded reports whether the volume has a peer and is not as safe as it should be.
+func (s *Status) Degraded() bool {
+	switch s.State {
+	case StateAlone, StateInSync, StateFollowing:
+		return false
+	}
+	return true
+}
+
+// Inconsistent reports whether this copy must not be used.
+func (s *Status) Inconsistent() bool { return s.Marks&seglog.Inconsistent != 0 }
+
+// States, in words.
+const (
+	StateAlone       = "alone"
+	StateInSync      = "in sync"
+	StateFollowing   = "following"
+	StateDegraded    = "degraded"
+	StateCatchingUp  = "catching up"
+	StateFullSync    = "full sync"
+	StateRemote      = "remote"
+	StateWaiting     = "waiting for the peer"
+	StateFenced      = "fenced"
+	StateDiverged    = "diverged"
+	StateFailed      = "failed"
+	StateWaitPrimary = "waiting for the primary"
+	StateIncomplete  = "inconsistent"
+)
+
+// describe finds the word for the state, and reports a change of it.
+func (n *Node) describe() {
+	s, why := n.word()
+	if s == n.state {
+		return
+	}
+	old := n.state
+	n.state = s
+	if why != "" {
+		n.reason = why
+	}
+	if old == "" {
+		old = "starting"
+	}
+	n.event("state", old, s, why)
+}
+
+func (n *Node) word() (state, why string) {
+	switch {
+	case n.failed != nil:
+		return StateFailed, n.failed.Error()
+	case n.fenced:
+		return StateFenced, "a newer term reigns"
+	case n.s.diverged != "":
+		return StateDiverged, n.s.diverged
+	case !n.primary:
+		return n.secondaryWord()
+	case !n.hasPeer():
+		if err := firstErr(n.cache.Lost()); err != nil {
+			return StateDegraded, err.Error()
+		}
+		return StateAlone, "no peer is configured"
+	case n.remoteMode:
+		if !n.s.up {
+			return StateRemote, "the peer is away: I/O waits for it"
+		}
+		return StateRemote, n.reason
+	case !n.ready:
+		return StateWaiting, "the peer is asked before anything is served: " + n.s.lastErr
+	case n.s.up && n.full.active:
+		return StateFullSync, "the peer gets everything anew"
+	case n.inSync():
+		return StateInSync, "the peer is level"
+	case n.s.up:
+		return StateCatchingUp, fmt.Sprintf("the peer lacks %d segments", n.log.Sealed()-n.ship.durable)
+	}
+	return StateDegraded, n.s.lastErr
+}
+
+func (n *Node) secondaryWord() (state, why string) {
+	switch {
+	case n.rx.syncing:
+		return StateFullSync, "this copy is being made"
+	case n.marks()&seglog.Inconsistent != 0 && n.log.Super().Volume != (seglog.UUID{}):
+		return StateIncomplete, "a full sync did not finish"
+	case n.s.up:
+		return StateFollowing, "the primary's log comes as it is written"
+	}
+	return StateWaitPrimary, n.s.lastErr
+}
+
+// Status tells what the node is doing.
+func (n *Node) Status() Status {
+	sup := n.log.Super()
+	s := Status{Primary: n.primary, Ready: n.Ready(), State: n.state, Reason: n.reason, Mode: n.o.Mode, Connected: n.s.up, LastError: n.s.lastErr, Term: sup.Term, Marks: sup.Marks, Volume: sup.Volume,
+		Sealed: n.log.Sealed(), Durable: n.log.Durable(), Shipped: n.ship.to, Received: n.ship.received, RemoteDurable: n.ship.durable, RoundTripNanos: n.s.rtt,
+		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions}
+	s.Destaged = s.Cache.Destaged
+	if n.s.conn != nil {
+		s.Peer = n.s.conn.Peer()
+	}
+	if n.primary && n.hasPeer() && s.Sealed > s.RemoteDurable {
+		s.LagSegments = s.Sealed - s.RemoteDurable
+	}
+	if n.full.active {
+		s.SyncDone, s.SyncTotal = n.full.next, n.cache.Info().SizeBytes
+	}
+	return s
+}

@@ -1,0 +1,119 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"testing"
+)
+
+func sampleHello() HelloMsg {
+	return HelloMsg{Version: 1, MinVersion: 1, Required: 2, Offered: 3, Volume: [16]byte{1}, Session: [16]byte{2}, Connection: 4, Primary: true, New: true, Mode: 1,
+		Marks: 5, DiskBytes: 1 << 30, DiskBlock: 512, LogBlock: 4096, MaxSegment: 1 << 20, Term: Term{6, 7}, First: Point{8, 9}, Last: Point{10, 11}, Declared: 12, Destaged: 13, Name: "vdb"}
+}
+
+// Version 1 is frozen: these bytes never change.
+func TestGolden(t *testing.T) {
+	f := Frame{Kind: Segment, Flags: 1, Term: Term{2, 3}, LSN: 4, Durable: 5, Sent: 6, Body: []byte("body")}
+	b := make([]byte, HeadBytes)
+	PutHead(b, &f)
+	if got := hex.EncodeToString(b); got != goldenFrame {
+		t.Errorf("frame: %s", got)
+	}
+	h := sampleHello()
+	if got := hex.EncodeToString(h.Encode()); got != goldenHello {
+		t.Errorf("hello: %s", got)
+	}
+}
+
+func TestRoundTrips(t *testing.T) {
+	f := Frame{Kind: Ack, Flags: 9, Term: Term{2, 3}, LSN: 4, Durable: 5, Sent: -6, Body: []byte("body")}
+	b := make([]byte, HeadBytes)
+	PutHead(b, &f)
+	g, n, err := ParseHead(b)
+	g.Body = f.Body
+	if err != nil || n != 4 || g.Kind != f.Kind || g.Flags != f.Flags || g.Term != f.Term || g.LSN != f.LSN || g.Durable != f.Durable || g.Sent != f.Sent || CheckBody(b, f.Body) != nil {
+		t.Fatalf("%+v %d %v", g, n, err)
+	}
+	if CheckBody(b, []byte("Body")) == nil {
+		t.Error("a damaged body passed")
+	}
+	for i := range 60 {
+		c := bytes.Clone(b)
+		c[i] ^= 0x10
+		if _, _, err := ParseHead(c); err == nil {
+			t.Errorf("byte %d damaged, and nobody noticed", i)
+		}
+	}
+	f.Body = make([]byte, MaxBody+1)
+	PutHead(b, &f)
+	if _, _, err := ParseHead(b); !errors.Is(err, ErrTooBig) {
+		t.Error(err)
+	}
+	f.Kind, f.Body = 99, nil
+	PutHead(b, &f)
+	if _, _, err := ParseHead(b); !errors.Is(err, ErrKind) {
+		t.Error(err)
+	}
+	h := sampleHello()
+	if g, err := DecodeHello(h.Encode()); err != nil || g != h {
+		t.Errorf("%+v %v", g, err)
+	}
+	d := DecisionMsg{Way: FullSync, Cut: true, At: Point{1, 2}, Mode: 1, Volume: [16]byte{3}, Reason: "because"}
+	if g, err := DecodeDecision(d.Encode()); err != nil || g != d {
+		t.Errorf("%+v %v", g, err)
+	}
+	p := []Point{{1, 2}, {3, 4}}
+	if g, err := DecodePoints(EncodePoints(p)); err != nil || len(g) != 2 || g[1] != p[1] {
+		t.Error(g, err)
+	}
+	r := Range{ID: 1, Offset: 512, Length: 1024, Errno: 5}
+	b = make([]byte, RangeBytes+1024)
+	r.Put(b)
+	if g, data, err := ParseRange(b, 1<<20); err != nil || g != r || len(data) != 1024 {
+		t.Error(g, err)
+	}
+	for _, bad := range []Range{{Offset: -512, Length: 512}, {Offset: 1 << 20, Length: 512}, {Length: 0}, {Length: 100}, {Length: 1 << 40}, {Offset: 1<<62 + 512, Length: 512}} {
+		bad.Put(b)
+		if _, _, err := ParseRange(b[:RangeBytes], 1<<20); err == nil {
+			t.Errorf("%+v passed", bad)
+		}
+	}
+}
+
+func TestHeadAllocatesNothing(t *testing.T) {
+	f := Frame{Kind: Segment, Body: make([]byte, 4096)}
+	b := make([]byte, HeadBytes)
+	if n := testing.AllocsPerRun(100, func() {
+		PutHead(b, &f)
+		if _, _, err := ParseHead(b); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Fatal(n)
+	}
+}
+
+func FuzzMessages(f *testing.F) {
+	h := sampleHello()
+	f.Add(h.Encode())
+	f.Add(EncodePoints([]Point{{1, 2}}))
+	d := DecisionMsg{Way: Stream, Reason: "x"}
+	f.Add(d.Encode())
+	b := make([]byte, HeadBytes)
+	PutHead(b, &Frame{Kind: Hello})
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		DecodeHello(b)
+		DecodeDecision(b)
+		DecodePoints(b)
+		if r, _, err := ParseRange(b, 1<<30); err == nil && (r.Offset < 0 || r.Offset+r.Length > 1<<30) {
+			t.Fatalf("%+v", r)
+		}
+		if len(b) >= HeadBytes {
+			if _, n, err := ParseHead(b); err == nil && n > MaxBody {
+				t.Fatal(n)
+			}
+		}
+	})
+}
