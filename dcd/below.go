@@ -3,7 +3,8 @@ package dcd
 import "github.com/robib-ublk/robib/ublk/blk"
 
 // below carries a full sync's blocks to the data disk, under the log: never while a destage
-// batch is on its way there, because the two would overlap without an order. They alternate.
+// batch is on its way there, because the two would overlap without an order, and before any
+// batch that begins later, because that may hold writes that came after the block.
 type below struct {
 	c    *Cache
 	wait blk.Queue
@@ -21,8 +22,6 @@ func (c *Cache) Below(r *blk.Request) {
 	r.Err = 0
 	c.b.wait.Push(r)
 }
-
-func (b *below) busy() bool { return b.out > 0 }
 
 // pending reports whether anything given to Below has not come back.
 func (b *below) pending() bool { return b.out > 0 || b.wait.Head() != nil || b.back.Head() != nil }
