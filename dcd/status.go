@@ -74,11 +74,12 @@ func (c *Cache) Reset(p seglog.Point, change func(s *seglog.Super), drive blk.Dr
 	return nil
 }
 
-// remap rebuilds the map from the retained segments.
+// remap rebuilds the map from the segments that are not destaged yet. Those that are may be
+// retained all the same, but nobody would take their mapping away before their space is reused.
 func (c *Cache) remap(drive blk.Drive) error {
 	c.idx.reset()
 	c.declared = 0
-	r := c.log.NewReader("remap", c.log.First()-1)
+	r := c.log.NewReader("remap", c.d.reader.Kept())
 	now := blk.Instant{}
 	for r.Position() < c.log.Sealed() {
 		s := r.Next(c.log.Sealed())

@@ -174,7 +174,7 @@ func (x *receiver) beginSync(d *wire.DecisionMsg, term seglog.Term) error {
 		}
 	}
 	n.ship.close()
-	x.syncing, x.flushed = true, false
+	x.syncing, x.flushed, x.ticket = true, false, 0
 	mark := seglog.Inconsistent
 	if Planted && Plant == "no-inconsistent" {
 		mark = 0

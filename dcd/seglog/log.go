@@ -54,6 +54,7 @@ type Log struct {
 type segInfo struct {
 	pos     Pos
 	hash    uint64
+	durable LSN // what its header declares
 	bytes   uint32
 	records uint32
 }
@@ -225,7 +226,7 @@ func (l *Log) Seal(now blk.Instant) LSN {
 
 // accept makes s, whose bytes are in RAM, the newest segment.
 func (l *Log) accept(s *Segment) {
-	*l.info(s.LSN) = segInfo{pos: s.Pos, hash: s.Hash, bytes: uint32(s.Bytes), records: uint32(s.Records)}
+	*l.info(s.LSN) = segInfo{pos: s.Pos, hash: s.Hash, durable: s.Durable, bytes: uint32(s.Bytes), records: uint32(s.Records)}
 	l.sealed, l.hash = s.LSN, s.Hash
 	l.head = s.Pos + Pos(l.padded(s.Bytes))
 	l.declared = s.Durable
@@ -259,6 +260,11 @@ func (l *Log) push() {
 		i := l.info(to + 1)
 		e := i.pos + Pos(l.padded(int(i.bytes)))
 		if i.pos != end || i.pos%c == 0 || int64(e-from.pos) > l.super.MaxSegmentBytes {
+			break
+		}
+		if i.durable > l.appTo {
+			// It declares durable, at the primary, what is only being written here: were both
+			// torn apart by a power cut, a torn tail would look like corruption.
 			break
 		}
 		to, end = to+1, e

@@ -13,7 +13,7 @@ import (
 type Net struct {
 	W      *blktest.World
 	MaxNs  int64   // longest delay
-	Cut    [2]bool // frames from that side vanish: a one-way partition
+	Cut    [2]bool // frames from that side do not get through: a one-way partition
 	Room   int     // frames that fit a connection
 	sides  [2]*Side
 	Frames int
@@ -103,6 +103,7 @@ type Conn struct {
 	from   int
 	peer   *Conn
 	in     []wire.Frame
+	pipe   []wire.Frame
 	flying int
 	last   int64
 	err    error
@@ -147,15 +148,26 @@ func (c *Conn) Send(f *wire.Frame) bool {
 	n.Frames++
 	c.last = max(c.last, n.W.Now+1+n.W.Rand.Int64N(n.MaxNs)) + 1
 	c.flying++
-	n.W.After(c.last-n.W.Now, func() {
-		c.flying--
-		n.W.Mark(uint64(g.Kind), g.LSN, g.Durable)
-		if n.Cut[c.from] || c.peer.closed || c.peer.err != nil {
-			return
-		}
-		c.peer.in = append(c.peer.in, g)
-	})
+	c.pipe = append(c.pipe, g)
+	n.W.After(c.last-n.W.Now, c.deliver)
 	return true
+}
+
+// deliver brings the oldest frame to the other end; while the way is cut it is sent again and
+// again, as TCP does.
+func (c *Conn) deliver() {
+	n := c.n
+	if n.Cut[c.from] && !c.peer.closed && c.peer.err == nil {
+		n.W.After(n.MaxNs, c.deliver)
+		return
+	}
+	g := c.pipe[0]
+	c.pipe = c.pipe[1:]
+	c.flying--
+	n.W.Mark(uint64(g.Kind), g.LSN, g.Durable)
+	if !c.peer.closed && c.peer.err == nil {
+		c.peer.in = append(c.peer.in, g)
+	}
 }
 
 // Recv gives the next frame.

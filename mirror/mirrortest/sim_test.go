@@ -218,7 +218,7 @@ func (p *Pair) failover() {
 }
 
 // regressions are seeds that once failed.
-var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65}, mirror.Async: {119}}
+var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596}, mirror.Async: {119}}
 
 func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async} {

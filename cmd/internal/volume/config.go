@@ -41,6 +41,7 @@ type Config struct {
 	Disk       string `json:"disk"`
 	DiskID     string `json:"disk_identity"`
 	DiskBytes  int64  `json:"disk_bytes"`
+	DiskBlock  int    `json:"disk_block_bytes"`
 	Log        string `json:"log"`
 	LogBytes   int64  `json:"log_bytes"`
 	LogOwned   bool   `json:"log_owned"` // the log is a file we made: forgotten volumes take it along

@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
+	"time"
 
+	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/filedev"
@@ -42,12 +45,14 @@ func withDisk(file *os.File, f func(d blk.Device, drive blk.Drive) error) error 
 
 // driveLoop makes a blk.Drive of a loop that does not run yet.
 func driveLoop(l *uring.Loop) blk.Drive {
-	wall := wallOffset(l)
 	return func() (blk.Instant, error) {
 		now, err := l.Once(blk.Never)
-		return blk.Instant{Mono: now, Wall: now + wall}, err
+		return instant(now), err
 	}
 }
+
+// instant is the time of a batch; the wall clock is a label only.
+func instant(mono int64) blk.Instant { return blk.Instant{Mono: mono, Wall: time.Now().UnixNano()} }
 
 // makeLog finds, creates or formats the log of a new volume and opens it.
 func (p *Prepared) makeLog(q Request, disk blk.Info) error {
@@ -69,7 +74,7 @@ func (p *Prepared) makeLog(q Request, disk blk.Info) error {
 	case err != nil:
 		return err
 	case st.Mode().IsRegular():
-		if err := checkLogDir(dirOf(c.Log)); err != nil {
+		if err := checkLogDir(filepath.Dir(c.Log)); err != nil {
 			return err
 		}
 	default:
@@ -88,7 +93,7 @@ func (p *Prepared) makeLog(q Request, disk blk.Info) error {
 		return fmt.Errorf("log %s is read-only or zoned: it must be written in place", c.Log)
 	}
 	c.LogBytes = info.SizeBytes
-	super, err := newSuper(c, disk)
+	super, err := newSuper(c, p.Disk, disk)
 	if err != nil {
 		return err
 	}
@@ -139,8 +144,8 @@ func mayFormat(q Request, c *Config, d blk.Device, drive blk.Drive) error {
 
 // newSuper describes the log of a new volume. A primary draws the volume's identity; a
 // secondary gets it from the primary it first meets.
-func newSuper(c *Config, disk blk.Info) (seglog.Super, error) {
-	s := seglog.Super{Log: newUUID(), DiskBytes: disk.SizeBytes, DiskIdentity: disk.Identity, DiskBlock: disk.LogicalBytes}
+func newSuper(c *Config, f *os.File, disk blk.Info) (seglog.Super, error) {
+	s := seglog.Super{Log: newUUID(), DiskBytes: disk.SizeBytes / 4096 * 4096, DiskIdentity: disk.Identity, DiskBlock: disk.LogicalBytes}
 	if c.Role == Secondary {
 		s.Marks = seglog.Inconsistent
 		return s, nil
@@ -150,7 +155,10 @@ func newSuper(c *Config, disk blk.Info) (seglog.Super, error) {
 	if c.Remote != "" {
 		s.Marks = seglog.HasPeer | seglog.PeerNeedsFullSync | seglog.Degraded | seglog.Ahead
 	}
-	return s, nil
+	return s, WithDisk(f, func(d blk.Device, drive blk.Drive) (err error) {
+		s.Fingerprint, err = dcd.Fingerprint(d, s.DiskBytes, drive)
+		return err
+	})
 }
 
 func randomID() uint64 {

@@ -212,7 +212,7 @@ func prepareNew(q Request) (_ *Prepared, err error) {
 	if err = checkDisk(q, p.Disk, info); err != nil {
 		return nil, err
 	}
-	c := &Config{Name: q.Name, Role: q.Role, Disk: q.Disk, DiskID: info.Identity, DiskBytes: info.SizeBytes,
+	c := &Config{Name: q.Name, Role: q.Role, Disk: q.Disk, DiskID: info.Identity, DiskBytes: info.SizeBytes, DiskBlock: int(info.LogicalBytes),
 		Remote: q.Remote, Listen: q.Listen, Mode: q.Mode, DeviceID: q.DeviceID, FirstAlone: q.DegradedOK}
 	if c.Mode == "" {
 		c.Mode = "sync"

@@ -1,0 +1,130 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/cmd/internal/supervise"
+)
+
+// Do carries out a command of the control socket, one at a time.
+func (s *Server) Do(ctx context.Context, command string, a control.Args, progress func(string)) (any, error) {
+	if !s.commit.TryLock() {
+		return nil, errors.New("another command is under way")
+	}
+	defer s.commit.Unlock()
+	switch command {
+	case "stop":
+		return nil, s.stopVolume()
+	case "del":
+		return nil, s.deleteVolume(ctx, a, progress)
+	case "promote":
+		return s.promote(a)
+	case "pair":
+		t, err := s.stack.token()
+		return map[string]string{"token": t, "address": s.stack.address()}, err
+	}
+	return nil, fmt.Errorf("unknown command %q", command)
+}
+
+// free refuses while the block device is in use.
+func (s *Server) free() error {
+	if !s.live {
+		return nil
+	}
+	by, err := Held(s.dev.Path())
+	if err == nil && by != "" {
+		err = fmt.Errorf("%s: unmount or release it first", by)
+	}
+	return err
+}
+
+// stopVolume takes the device away and ends the server; log and configuration stay.
+func (s *Server) stopVolume() error {
+	if err := s.free(); err != nil {
+		return err
+	}
+	if err := s.takeDown(); err != nil {
+		return err
+	}
+	s.leave()
+	return nil
+}
+
+// leave ends the process once the answer to the command is on its way.
+func (s *Server) leave() {
+	go func() {
+		s.shutdown()
+		s.quit <- supervise.ExitStopped
+	}()
+}
+
+// deleteVolume ends the volume: device away, peer level, everything destaged, chain ended, forgotten.
+func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func(string)) error {
+	if err := s.free(); err != nil {
+		return err
+	}
+	var err error
+	if e := s.stack.call(func() { err = s.stack.node.Drain() }); e != nil || err != nil {
+		return errors.Join(e, err)
+	}
+	if err := s.takeDown(); err != nil {
+		return err
+	}
+	var last time.Time
+	for ; ; time.Sleep(poll) {
+		var done bool
+		var left int64
+		var failed error
+		if err := s.stack.call(func() {
+			done, left = s.stack.node.Drained()
+			data, log := s.stack.cache.Lost()
+			failed = errors.Join(data, log, s.stack.node.Err())
+		}); err != nil {
+			return err
+		}
+		if failed != nil {
+			return fmt.Errorf("the log cannot be emptied into the disk: %w", failed)
+		}
+		if done {
+			break
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted; the device is gone, %s are still in the log: `robib-ublk del %s` goes on", Bytes(left), s.c.Name)
+		}
+		if time.Since(last) > time.Second {
+			progress(fmt.Sprintf("emptying the log into %s: at most %s left", s.c.Disk, Bytes(left)))
+			last = time.Now()
+		}
+	}
+	if err := s.c.Forget(); err != nil {
+		return err
+	}
+	if s.c.LogOwned {
+		if err := os.Remove(s.c.Log); err != nil {
+			return err
+		}
+	}
+	s.leave()
+	return nil
+}
+
+// promote makes this secondary the primary and its block device appear.
+func (s *Server) promote(a control.Args) (any, error) {
+	var err error
+	if e := s.stack.call(func() { err = s.stack.node.Promote(a.Force) }); e != nil || err != nil {
+		return nil, errors.Join(e, err)
+	}
+	s.c.Role = Primary
+	if err := s.c.Save(); err != nil {
+		return nil, err
+	}
+	if err := s.bringUp(); err != nil {
+		return nil, err
+	}
+	return map[string]string{"device": s.dev.Path()}, nil
+}

@@ -1,0 +1,267 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/cmd/internal/supervise"
+	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/ublk"
+	"github.com/robib-ublk/robib/uring"
+)
+
+// firstPeerWait is how long the first add waits for its peer before it gives up.
+const firstPeerWait = 10 * time.Second
+
+// poll is how often slow waits look again; nothing on an I/O path does.
+const poll = 20 * time.Millisecond
+
+// ServerOptions say what one server process serves.
+type ServerOptions struct {
+	Config     *Config
+	In         supervise.Inherited
+	Reattach   bool // a dead server's device is to be taken over
+	New        bool // the volume was made a moment ago
+	StartAlone bool
+	AcceptDisk bool
+	Notes      []string
+	Logf       func(format string, args ...any)
+}
+
+// Server is the process that serves one volume: a loop that owns the stack, and goroutines that
+// talk to the driver and to the control socket.
+type Server struct {
+	o      ServerOptions
+	c      *Config
+	stack  *stack
+	ctl    *ublk.Control
+	dev    *ublk.Device
+	live   bool
+	begun  time.Time
+	ended  chan error // the loop's end
+	quit   chan int   // exit code asked for
+	commit sync.Mutex // one command that changes things at a time
+	socket *control.Server
+}
+
+// Run serves until the volume is stopped or deleted; it returns the process's exit code.
+func Run(o ServerOptions) int {
+	s := &Server{o: o, c: o.Config, begun: time.Now(), ended: make(chan error, 1), quit: make(chan int, 1)}
+	err := s.start()
+	if err != nil {
+		o.Logf("%s: %v", s.c.Name, err)
+		supervise.Report{Error: err.Error(), Exit: 1}.Send(o.In.Ready)
+		s.shutdown()
+		return supervise.ExitRefused
+	}
+	sig := make(chan os.Signal, 1)
+	signal.Notify(sig, syscall.SIGTERM, os.Interrupt)
+	for {
+		select {
+		case code := <-s.quit:
+			return code
+		case <-sig:
+			if _, err := s.Do(context.Background(), "stop", control.Args{}, func(string) {}); err != nil {
+				o.Logf("%s: asked to stop, but %v", s.c.Name, err)
+			}
+		case err := <-s.ended:
+			o.Logf("%s: the loop ended: %v", s.c.Name, err)
+			return 1
+		}
+	}
+}
+
+func (s *Server) start() error {
+	c := s.c
+	opened := make(chan error, 1)
+	s.stack = &stack{s: s}
+	go s.stack.run(opened, s.ended)
+	if err := <-opened; err != nil {
+		return err
+	}
+	var err error
+	if s.socket, err = control.Listen(c.Name, s); err != nil {
+		return err
+	}
+	report := supervise.Report{Lines: append(s.describeLog(), s.o.Notes...)}
+	if c.Role == Primary {
+		if err := s.bringUp(); err != nil {
+			return err
+		}
+		report.Device = s.dev.Path()
+		report.Lines = append(report.Lines, s.describeReplication())
+	} else {
+		report.Lines = append(report.Lines, "listening for the primary on "+s.stack.address())
+		if c.PeerKey == "" {
+			token, err := s.stack.token()
+			if err != nil {
+				return err
+			}
+			report.Lines = append(report.Lines,
+				fmt.Sprintf("pairing token, good once, for %v; on the primary say:", tokenTTL),
+				"  robib-ublk add --disk DISK --remote "+s.stack.address()+" --pair "+token)
+		}
+	}
+	return report.Send(s.o.In.Ready)
+}
+
+// bringUp waits until the node may serve, then makes the block device appear.
+func (s *Server) bringUp() error {
+	ctl, err := ublk.Open()
+	if err != nil {
+		return err
+	}
+	s.ctl = ctl
+	id, old := readDevice(s.c.Name)
+	if s.o.Reattach && old {
+		if err := s.takeOver(id); err == nil {
+			return nil
+		} else if !errors.Is(err, errNoDevice) {
+			return err
+		}
+	}
+	if err := s.waitReady(); err != nil {
+		return err
+	}
+	if s.dev, err = ctl.Add(ublk.AddOptions{ID: s.c.DeviceID}); err != nil {
+		return err
+	}
+	if err := writeDevice(s.c.Name, s.dev.ID()); err != nil {
+		return errors.Join(err, s.dev.Del())
+	}
+	if err = s.attach(); err == nil {
+		err = s.dev.Start()
+	}
+	if err != nil {
+		return errors.Join(err, s.takeDown())
+	}
+	s.live = true
+	return nil
+}
+
+var errNoDevice = errors.New("the device is gone")
+
+// takeOver puts this server in a dead one's place: the device stays, its I/O goes on.
+func (s *Server) takeOver(id int) error {
+	dev, err := s.ctl.Find(id)
+	if err != nil {
+		return errNoDevice
+	}
+	s.dev = dev
+	if err := dev.StartRecovery(); err != nil {
+		return err
+	}
+	if err := s.attach(); err != nil {
+		return err
+	}
+	if err := dev.EndRecovery(); err != nil {
+		return err
+	}
+	s.live = true
+	s.o.Logf("%s: %s goes on after %v", s.c.Name, dev.Path(), time.Since(s.begun).Round(time.Millisecond))
+	return nil
+}
+
+// attach puts the queue under the device, on the loop's thread.
+func (s *Server) attach() error {
+	var err error
+	if e := s.stack.call(func() {
+		if err = s.dev.SetParams(s.stack.node.Device().Info()); err != nil && !s.o.Reattach {
+			return
+		}
+		err = nil
+		s.stack.queue, err = ublk.NewQueue(s.stack.loop, s.dev, s.stack.node.Device())
+		if err == nil {
+			s.stack.tagsBack = make(chan struct{})
+			s.stack.queue.Ended = func() { close(s.stack.tagsBack) }
+		}
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+// waitReady waits until the node may serve. The first add gives its peer ten seconds.
+func (s *Server) waitReady() error {
+	limit := time.Duration(1<<63 - 1)
+	if s.o.New && s.c.Remote != "" && !s.c.FirstAlone {
+		limit = firstPeerWait
+	}
+	said := false
+	for begun := time.Now(); ; time.Sleep(poll) {
+		var ready, up bool
+		var st mirror.Status
+		var failed error
+		if err := s.stack.call(func() {
+			ready, failed, st = s.stack.node.Ready(), s.stack.node.Err(), s.stack.node.Status()
+			up = st.Connected
+		}); err != nil {
+			return err
+		}
+		switch {
+		case failed != nil:
+			return failed
+		case st.State == mirror.StateDiverged || st.State == mirror.StateFenced:
+			return fmt.Errorf("volume %s is %s: %s", s.c.Name, st.State, st.Reason)
+		case ready && (up || limit > firstPeerWait || s.c.Remote == ""):
+			return nil
+		case time.Since(begun) > limit:
+			return fmt.Errorf("the peer %s cannot be reached (%s): start `robib-ublk serve` there, or say --degraded-ok to begin without it", s.c.Remote, st.LastError)
+		case !said && time.Since(begun) > time.Second && limit > firstPeerWait:
+			said = true
+			s.o.Logf("%s: %s: %s (add --start-alone serves without asking the peer)", s.c.Name, st.State, st.LastError)
+		}
+	}
+}
+
+// takeDown removes the block device; requests under way are answered first.
+func (s *Server) takeDown() error {
+	if s.dev == nil {
+		return nil
+	}
+	if s.live {
+		if err := s.dev.Stop(); err != nil {
+			return err
+		}
+		<-s.stack.tagsBack
+		s.live = false
+	}
+	var err error
+	if e := s.stack.call(func() {
+		if q := s.stack.queue; q != nil {
+			s.stack.queue = nil
+			err = q.Close()
+		}
+	}); e != nil {
+		return e
+	}
+	err = errors.Join(err, s.dev.Del(), removeDevice(s.c.Name))
+	s.dev = nil
+	return err
+}
+
+// shutdown ends everything that runs; the device is gone already, or was never there.
+func (s *Server) shutdown() {
+	if s.socket != nil {
+		s.socket.Close()
+	}
+	if s.stack != nil && s.stack.loop != nil {
+		s.stack.stop()
+		<-s.ended
+	}
+	if s.ctl != nil {
+		s.ctl.Close()
+	}
+}
+
+// loopOptions of a volume's ring.
+func loopOptions() uring.LoopOptions {
+	return uring.LoopOptions{Options: uring.Options{Entries: 1024}}
+}

@@ -1,0 +1,149 @@
+package volume
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/mirror"
+)
+
+// Status is what `robib-ublk status` shows of one volume; the JSON keys carry the units.
+type Status struct {
+	Name             string  `json:"name"`
+	Role             string  `json:"role"`
+	State            string  `json:"state"`
+	Reason           string  `json:"reason,omitempty"`
+	Degraded         bool    `json:"degraded"`
+	Inconsistent     bool    `json:"inconsistent"`
+	Device           string  `json:"device,omitempty"`
+	DeviceID         int     `json:"device_id"`
+	ServerPID        int     `json:"server_pid"`
+	Disk             string  `json:"disk"`
+	DiskBytes        int64   `json:"disk_bytes"`
+	Log              string  `json:"log"`
+	LogBytes         int64   `json:"log_bytes"`
+	LogUsedBytes     int64   `json:"log_used_bytes"`
+	DirtyBytes       int64   `json:"dirty_bytes"`
+	Volume           string  `json:"volume_uuid"`
+	Term             uint64  `json:"term"`
+	Marks            string  `json:"marks"`
+	Mode             string  `json:"mode"`
+	Remote           string  `json:"remote,omitempty"`
+	Listen           string  `json:"listen,omitempty"`
+	Connected        bool    `json:"connected"`
+	LastError        string  `json:"last_error,omitempty"`
+	Sealed           uint64  `json:"sealed_lsn"`
+	Durable          uint64  `json:"durable_lsn"`
+	Destaged         uint64  `json:"destaged_lsn"`
+	Shipped          uint64  `json:"shipped_lsn"`
+	Received         uint64  `json:"received_lsn"`
+	RemoteDurable    uint64  `json:"remote_durable_lsn"`
+	LagSegments      uint64  `json:"lag_segments"`
+	RoundTripMicros  float64 `json:"round_trip_us"`
+	SinceSeconds     float64 `json:"session_since_s"`
+	SyncPercent      float64 `json:"full_sync_percent"`
+	PeerReads        uint64  `json:"peer_reads_total"`
+	Reads            uint64  `json:"reads_total"`
+	Writes           uint64  `json:"writes_total"`
+	WrittenBytes     uint64  `json:"written_bytes_total"`
+	DestagedBytes    uint64  `json:"destaged_bytes_total"`
+	SupersededBytes  uint64  `json:"superseded_bytes_total"`
+	Commits          uint64  `json:"commits_total"`
+	Throttled        uint64  `json:"throttled_total"`
+	LogReadBytes     uint64  `json:"log_read_bytes_total"`
+	UptimeSeconds    float64 `json:"uptime_s"`
+	HeartbeatSeconds float64 `json:"heartbeat_s"`
+	PeerDeadSeconds  float64 `json:"peer_dead_s"`
+}
+
+// Status asks the loop.
+func (s *Server) Status() (any, error) {
+	var st mirror.Status
+	var dirty int64
+	if err := s.stack.call(func() { st, dirty = s.stack.node.Status(), s.stack.cache.Dirty() }); err != nil {
+		return nil, err
+	}
+	c := s.c
+	v := Status{Name: c.Name, Role: string(c.Role), State: st.State, Reason: st.Reason, Degraded: st.Degraded(), Inconsistent: st.Inconsistent(), DeviceID: -1, ServerPID: os.Getpid(),
+		Disk: c.Disk, DiskBytes: c.DiskBytes, Log: c.Log, LogBytes: c.LogBytes, LogUsedBytes: st.Cache.LogUsed, DirtyBytes: dirty, Volume: st.Volume.String(), Term: st.Term.Number,
+		Marks: st.Marks.String(), Mode: st.Mode.String(), Remote: c.Remote, Listen: c.Listen, Connected: st.Connected, LastError: st.LastError,
+		Sealed: st.Sealed, Durable: st.Durable, Destaged: st.Destaged, Shipped: st.Shipped, Received: st.Received, RemoteDurable: st.RemoteDurable, LagSegments: st.LagSegments,
+		RoundTripMicros: float64(st.RoundTripNanos) / 1e3, SinceSeconds: float64(st.SinceNanos) / 1e9, PeerReads: st.PeerReads,
+		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
+		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
+		HeartbeatSeconds: mirror.DefaultHeartbeat / 1e9, PeerDeadSeconds: mirror.DefaultPeerDead / 1e9}
+	if st.SyncTotal > 0 {
+		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
+	}
+	if s.live {
+		v.Device, v.DeviceID = s.dev.Path(), s.dev.ID()
+	}
+	return v, nil
+}
+
+// Stopped is the status of a volume whose server does not run.
+func Stopped(c *Config) Status {
+	return Status{Name: c.Name, Role: string(c.Role), State: "stopped", Reason: fmt.Sprintf("`robib-ublk %s --name %s` starts it", verb(c.Role), c.Name), DeviceID: -1, Disk: c.Disk, DiskBytes: c.DiskBytes,
+		Log: c.Log, LogBytes: c.LogBytes, Volume: c.Volume, Mode: c.Mode, Remote: c.Remote, Listen: c.Listen}
+}
+
+// describeLog says what the log is and what its loss would cost.
+func (s *Server) describeLog() []string {
+	c := s.c
+	cost := "if it is lost, what is not destaged yet is lost with it"
+	if c.Remote != "" || c.Listen != "" {
+		cost = "if it is lost, the peer stands in for it while it is in sync"
+	}
+	lines := []string{fmt.Sprintf("log %s, %s: %s", c.Log, Bytes(c.LogBytes), cost)}
+	if s.o.In.Disk != nil && s.o.In.Log != nil && sameDevice(s.o.In.Disk, s.o.In.Log) {
+		lines = append(lines, fmt.Sprintf("warning: log and disk %s share one device: each write goes there twice, and one failure takes both", c.Disk))
+	}
+	return lines
+}
+
+// sameDevice reports whether two opened disks or files lie on one block device.
+func sameDevice(a, b *os.File) bool {
+	dev := func(f *os.File) uint64 {
+		var st unix.Stat_t
+		if unix.Fstat(int(f.Fd()), &st) != nil {
+			return 0
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			return st.Rdev
+		}
+		return st.Dev
+	}
+	x := dev(a)
+	return x != 0 && x == dev(b)
+}
+
+// describeReplication says where the second copy is and what each write waits for.
+func (s *Server) describeReplication() string {
+	c := s.c
+	if c.Remote == "" && c.Listen == "" {
+		return "no second copy: --remote names a machine that runs `robib-ublk serve`"
+	}
+	var st mirror.Status
+	if s.stack.call(func() { st = s.stack.node.Status() }) != nil {
+		return ""
+	}
+	to := c.Remote
+	if to == "" {
+		to = "the peer that connects to " + c.Listen
+	}
+	wait := "writes do not wait for it (async)"
+	if st.Mode == mirror.Sync {
+		wait = "each write waits for it (sync)"
+	}
+	rtt := "round trip not measured yet"
+	if st.RoundTripNanos > 0 {
+		rtt = fmt.Sprintf("round trip %.2f ms", float64(st.RoundTripNanos)/1e6)
+	}
+	return fmt.Sprintf("replication: this machine → %s, %s, %s; now %s", to, rtt, wait, st.State)
+}
+
+var _ control.Handler = (*Server)(nil)

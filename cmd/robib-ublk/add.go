@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/robib-ublk/robib/cmd/internal/volume"
+	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/mirror/link"
+)
+
+// making are the flags that add and serve share.
+type making struct {
+	Disk       string `help:"The data disk: a block device or a file." placeholder:"PATH"`
+	Log        string `help:"The log device or file; without it a file in the state directory." placeholder:"PATH"`
+	LogSize    int64  `help:"Size in MiB of a log file that is made." placeholder:"MIB"`
+	CreateLog  bool   `help:"Format a blank log device."`
+	Overwrite  bool   `help:"Destroy what is found on the log, or on a secondary's disk."`
+	Name       string `help:"The volume's name; without it the disk's." placeholder:"NAME"`
+	Foreground bool   `help:"Stay in the foreground; state changes go to standard error."`
+	AcceptDisk bool   `help:"Replay the log although the disk was changed behind its back."`
+}
+
+func (m *making) request(role volume.Role) (volume.Request, error) {
+	q := volume.Request{Role: role, Name: m.Name, Disk: m.Disk, Log: m.Log, LogBytes: m.LogSize << 20, CreateLog: m.CreateLog, Overwrite: m.Overwrite, DeviceID: -1}
+	if m.Disk == "" && m.Name == "" {
+		return q, volume.Usagef("name the disk with --disk, or a known volume with --name")
+	}
+	if m.LogSize < 0 {
+		return q, volume.Usagef("--log-size %d: a positive number of MiB", m.LogSize)
+	}
+	return q, nil
+}
+
+// AddCmd makes or reopens a volume on the machine that uses it.
+type AddCmd struct {
+	making
+	Remote     string `help:"The machine that holds the second copy, HOST:PORT." placeholder:"ADDR"`
+	Pair       string `help:"The pairing token that serve printed, or - to read it from standard input." placeholder:"TOKEN"`
+	Mode       string `help:"What an acknowledged write stands for: sync (durable on both machines, the default) or async (durable here)." placeholder:"MODE"`
+	ID         int    `default:"-1" help:"The N of /dev/ublkbN; -1 takes the first that is free."`
+	DegradedOK bool   `name:"degraded-ok" help:"Begin although the peer cannot be reached."`
+	StartAlone bool   `help:"Serve although the peer cannot be asked whether it has newer writes."`
+}
+
+// Run checks, pairs, starts the supervisor, and returns when the device is live.
+func (a *AddCmd) Run(cli *CLI) error {
+	q, err := a.request(volume.Primary)
+	if err != nil {
+		return err
+	}
+	if a.Mode != "" {
+		m, err := mirror.ParseMode(a.Mode)
+		if err != nil {
+			return volume.Usagef("%v", err)
+		}
+		q.Mode = m.String()
+	}
+	if a.Remote != "" && !strings.Contains(a.Remote, ":") {
+		return volume.Usagef("--remote %s: want HOST:PORT", a.Remote)
+	}
+	if a.Pair != "" && a.Remote == "" {
+		return volume.Usagef("--pair needs --remote")
+	}
+	q.Remote, q.DeviceID, q.DegradedOK = a.Remote, a.ID, a.DegradedOK
+	if err := needRoot(); err != nil {
+		return err
+	}
+	if err := a.pair(); err != nil {
+		return err
+	}
+	p, err := volume.Prepare(q)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return start(cli, p, a.making, a.StartAlone)
+}
+
+// pair exchanges keys with the peer, once.
+func (a *AddCmd) pair() error {
+	if a.Pair == "" {
+		return nil
+	}
+	token := a.Pair
+	if token == "-" {
+		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		if err != nil && line == "" {
+			return fmt.Errorf("--pair -: read the token: %w", err)
+		}
+		token = line
+	}
+	key, trust, err := volume.Identity()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	if _, err := link.Pair(ctx, a.Remote, strings.TrimSpace(token), key, trust, a.Remote); err != nil {
+		return fmt.Errorf("pair with %s: %w", a.Remote, err)
+	}
+	return nil
+}
+
+func needRoot() error {
+	if os.Geteuid() != 0 {
+		return errors.New("this needs root: it opens disks and talks to the kernel's block driver")
+	}
+	return nil
+}
+
+// ServeCmd holds the second copy.
+type ServeCmd struct {
+	making
+	Listen string `help:"Where the primary connects to, [HOST]:PORT." placeholder:"ADDR"`
+}
+
+// Run checks, starts the supervisor, and returns when the copy listens.
+func (s *ServeCmd) Run(cli *CLI) error {
+	q, err := s.request(volume.Secondary)
+	if err != nil {
+		return err
+	}
+	q.Listen = s.Listen
+	if s.Listen == "" && s.Disk != "" && s.Name == "" {
+		return volume.Usagef("say with --listen where the primary connects to, for example --listen :7789")
+	}
+	if s.Listen != "" && !strings.Contains(s.Listen, ":") {
+		return volume.Usagef("--listen %s: want [HOST]:PORT", s.Listen)
+	}
+	if err := needRoot(); err != nil {
+		return err
+	}
+	p, err := volume.Prepare(q)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return start(cli, p, s.making, false)
+}
+
+// interrupted is a context that ^C and SIGTERM end.
+func interrupted() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/robib-ublk/robib/cmd/internal/volume"
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/ublk/blk"
+)
+
+// LogCmd looks at log devices.
+type LogCmd struct {
+	Check LogCheckCmd `cmd:"" help:"Verify every checksum of a log and say what it holds; changes nothing."`
+}
+
+// LogCheckCmd checks one log.
+type LogCheckCmd struct {
+	Path string `arg:"" help:"The log device or file."`
+}
+
+type checked struct {
+	Path     string           `json:"path"`
+	Volume   string           `json:"volume_uuid"`
+	Disk     string           `json:"disk_identity"`
+	Size     int64            `json:"disk_bytes"`
+	Ring     int64            `json:"ring_bytes"`
+	Term     uint64           `json:"term"`
+	Marks    string           `json:"marks"`
+	Findings []seglog.Finding `json:"findings"`
+	seglog.Summary
+	Error string `json:"error,omitempty"`
+}
+
+// Run reads the log.
+func (l *LogCheckCmd) Run(cli *CLI) error {
+	f, err := os.OpenFile(l.Path, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r := checked{Path: l.Path, Findings: []seglog.Finding{}}
+	err = volume.WithDisk(f, func(d blk.Device, drive blk.Drive) (err error) {
+		r.Summary, err = seglog.Check(d, drive, func(f seglog.Finding) { r.Findings = append(r.Findings, f) })
+		return err
+	})
+	s := &r.Super
+	if s.Log == (seglog.UUID{}) && err != nil {
+		return fmt.Errorf("%s: %w", l.Path, err)
+	}
+	r.Volume, r.Disk, r.Size, r.Ring, r.Term, r.Marks = s.Volume.String(), s.DiskIdentity, s.DiskBytes, s.RingBytes, s.Term.Number, s.Marks.String()
+	if err != nil {
+		r.Error = err.Error()
+	}
+	perr := cli.print(r, func(w io.Writer) error {
+		fmt.Fprintf(w, "%s: log of volume %s\n", l.Path, r.Volume)
+		fmt.Fprintf(w, "\tdisk  %s  %s\n\tterm  %d\n\tmarks  %s\n", r.Disk, volume.Bytes(r.Size), r.Term, r.Marks)
+		fmt.Fprintf(w, "\tsegments  %d, LSN %d to %d, %d records\n", r.Segments, r.First, r.Last, r.Records)
+		fmt.Fprintf(w, "\tused  %s of %s, at most %s not destaged\n", volume.Bytes(r.UsedBytes), volume.Bytes(r.Ring), volume.Bytes(r.DirtyBytes))
+		for _, f := range r.Findings {
+			word := "note"
+			if f.Bad {
+				word = "BAD"
+			}
+			fmt.Fprintf(w, "\t%s  %s\n", word, f.Text)
+		}
+		if err == nil {
+			fmt.Fprintln(w, "\tok")
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s cannot be opened as it is: the peer may have what is damaged; restore the log, or start from the peer's copy", l.Path)
+	}
+	return perr
+}

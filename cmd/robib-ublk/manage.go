@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/cmd/internal/volume"
+	"github.com/robib-ublk/robib/ublk/blk/filedev"
+)
+
+// StopCmd takes a volume's device away.
+type StopCmd struct {
+	Name string `arg:"" help:"The volume."`
+}
+
+// Run asks the volume's server.
+func (s *StopCmd) Run(cli *CLI) error {
+	if err := do(s.Name, "stop", control.Args{}, nil); err != nil {
+		return err
+	}
+	return cli.print(map[string]string{"stopped": s.Name}, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s: stopped; its log is kept\n", s.Name)
+		return err
+	})
+}
+
+// DelCmd ends a volume.
+type DelCmd struct {
+	Name  string `arg:"" help:"The volume."`
+	Force bool   `help:"Also when the peer is away."`
+}
+
+// Run asks the volume's server, and shows progress.
+func (d *DelCmd) Run(cli *CLI) error {
+	c, err := volume.LoadConfig(d.Name)
+	if err != nil {
+		return err
+	}
+	if err := do(d.Name, "del", control.Args{Force: d.Force}, nil); err != nil {
+		if errors.Is(err, control.ErrNotRunning) {
+			return fmt.Errorf("%s is stopped, and its log may hold writes: start it first (`robib-ublk add --name %s` or serve), then del", d.Name, d.Name)
+		}
+		return err
+	}
+	return cli.print(map[string]string{"deleted": d.Name, "disk": c.Disk}, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s: ended; %s alone holds everything\n", d.Name, c.Disk)
+		return err
+	})
+}
+
+// PromoteCmd makes a secondary the primary.
+type PromoteCmd struct {
+	Name  string `arg:"" help:"The volume."`
+	Force bool   `help:"Although the primary is connected."`
+}
+
+// Run asks the volume's server.
+func (p *PromoteCmd) Run(cli *CLI) error {
+	var r struct {
+		Device string `json:"device"`
+	}
+	if err := do(p.Name, "promote", control.Args{Force: p.Force}, &r); err != nil {
+		return err
+	}
+	return cli.print(r, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s: this machine is the primary now\n%s: live\n", p.Name, r.Device)
+		return err
+	})
+}
+
+func do(name, command string, a control.Args, result any) error {
+	if _, err := volume.LoadConfig(name); err != nil {
+		return err
+	}
+	ctx, stop := interrupted()
+	defer stop()
+	return control.Do(ctx, name, command, a, func(p string) { fmt.Fprintln(os.Stderr, p) }, result)
+}
+
+// RecoverCmd starts a new server where supervisor and server are both gone.
+type RecoverCmd struct {
+	Name string `arg:"" help:"The volume."`
+}
+
+// recoverWait is how long a dead server's last I/O may keep disk and log busy.
+const recoverWait = 60 * time.Second
+
+// Run opens disk and log anew, which proves that nobody else has them.
+func (r *RecoverCmd) Run(cli *CLI) error {
+	c, err := volume.LoadConfig(r.Name)
+	if err != nil {
+		return err
+	}
+	if err := needRoot(); err != nil {
+		return err
+	}
+	var st volume.Status
+	if err := control.Status(r.Name, &st); err == nil {
+		return fmt.Errorf("%s: its server runs (pid %d): nothing to recover", r.Name, st.ServerPID)
+	}
+	p := &volume.Prepared{Config: c}
+	defer p.Close()
+	for _, f := range []struct {
+		path string
+		file **os.File
+	}{{c.Disk, &p.Disk}, {c.Log, &p.Log}} {
+		if *f.file, err = openFreed(f.path); err != nil {
+			return err
+		}
+	}
+	return launch(cli, p, serving{Name: r.Name, Reattach: true}, false)
+}
+
+// openFreed opens exclusively, and waits while a dead server's I/O still holds the device.
+func openFreed(path string) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), recoverWait)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		f, err := filedev.OpenExclusive(path)
+		if !errors.Is(err, filedev.ErrInUse) {
+			return f, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w (for %v: is its supervisor still there? `robib-ublk status` says)", err, recoverWait)
+		case <-tick.C:
+		}
+	}
+}
+
+// logFile is where a volume's state changes are written.
+func logFile(name string) string { return filepath.Join(logDir(), name+".log") }

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/cmd/internal/volume"
+)
+
+// ListCmd lists volumes.
+type ListCmd struct{}
+
+// Run shows one line a volume.
+func (*ListCmd) Run(cli *CLI) error {
+	all, err := statuses("")
+	if err != nil {
+		return err
+	}
+	return cli.print(map[string]any{"volumes": all}, func(w io.Writer) error {
+		for _, s := range all {
+			dev := s.Device
+			if dev == "" {
+				dev = "-"
+			}
+			fmt.Fprintf(w, "%s: %s %s %s  %s\n", s.Name, s.Role, dev, s.Disk, s.State)
+		}
+		return nil
+	})
+}
+
+// StatusCmd shows volumes in full.
+type StatusCmd struct {
+	Name string `arg:"" optional:"" help:"The volume; without it all."`
+}
+
+// Run shows, and exits 3 when one is degraded, 4 when one is inconsistent.
+func (s *StatusCmd) Run(cli *CLI) error {
+	all, err := statuses(s.Name)
+	if err != nil {
+		return err
+	}
+	var doc any = map[string]any{"volumes": all}
+	if s.Name != "" {
+		doc = all[0]
+	}
+	err = cli.print(doc, func(w io.Writer) error {
+		for i := range all {
+			printStatus(w, &all[i])
+		}
+		return nil
+	})
+	code := exitOK
+	for _, v := range all {
+		switch {
+		case v.Inconsistent:
+			code = exitInconsistent
+		case v.Degraded && code == exitOK:
+			code = exitDegraded
+		}
+	}
+	if err == nil && code != exitOK {
+		err = &exitError{code, ""}
+	}
+	return err
+}
+
+// statuses asks the server of each volume, or of one.
+func statuses(name string) ([]volume.Status, error) {
+	var configs []*volume.Config
+	if name != "" {
+		c, err := volume.LoadConfig(name)
+		if err != nil {
+			return nil, err
+		}
+		configs = append(configs, c)
+	} else {
+		var err error
+		if configs, err = volume.Configs(); err != nil {
+			return nil, err
+		}
+	}
+	all := []volume.Status{}
+	for _, c := range configs {
+		var st volume.Status
+		err := control.Status(c.Name, &st)
+		if errors.Is(err, control.ErrNotRunning) {
+			st, err = volume.Stopped(c), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, st)
+	}
+	return all, nil
+}
+
+func printStatus(w io.Writer, s *volume.Status) {
+	id := "-"
+	if s.DeviceID >= 0 {
+		id = fmt.Sprint(s.DeviceID)
+	}
+	fmt.Fprintf(w, "%s: %s %s  %s\n", id, s.Role, s.Name, s.State)
+	row := func(key, format string, args ...any) { fmt.Fprintf(w, "\t%s  %s\n", key, fmt.Sprintf(format, args...)) }
+	if s.Reason != "" {
+		row("reason", "%s", s.Reason)
+	}
+	if s.Device != "" {
+		row("device", "%s", s.Device)
+	}
+	row("disk", "%s  %s", s.Disk, volume.Bytes(s.DiskBytes))
+	row("log", "%s  %s, %s in use, at most %s not destaged", s.Log, volume.Bytes(s.LogBytes), volume.Bytes(s.LogUsedBytes), volume.Bytes(s.DirtyBytes))
+	if s.State == "stopped" {
+		return
+	}
+	switch {
+	case s.Remote != "":
+		row("remote", "%s  mode %s", s.Remote, s.Mode)
+	case s.Listen != "":
+		row("listen", "%s  mode %s", s.Listen, s.Mode)
+	}
+	if s.Remote != "" || s.Listen != "" {
+		up := "down"
+		if s.Connected {
+			up = "up"
+		}
+		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %.0f s, dead after %.0f s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
+		if s.LastError != "" && !s.Connected {
+			row("last_error", "%s", s.LastError)
+		}
+	}
+	if s.SyncPercent > 0 {
+		row("full_sync", "%.0f %%", s.SyncPercent)
+	}
+	row("lsn", "sealed %d, durable %d, destaged %d", s.Sealed, s.Durable, s.Destaged)
+	if s.Role == "primary" && s.Remote != "" {
+		row("peer_lsn", "shipped %d, received %d, durable %d, lag %d segments", s.Shipped, s.Received, s.RemoteDurable, s.LagSegments)
+		row("peer_reads", "%d served by the peer", s.PeerReads)
+	}
+	row("volume", "%s  term %d  marks %s", s.Volume, s.Term, s.Marks)
+	row("server_pid", "%d  state changes in %s", s.ServerPID, logFile(s.Name))
+}
