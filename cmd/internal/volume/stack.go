@@ -13,7 +13,6 @@ import (
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/link"
 	"github.com/robib-ublk/robib/ublk"
-	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/filedev"
 	"github.com/robib-ublk/robib/uring"
 )

@@ -1,0 +1,298 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/uring"
+)
+
+const (
+	recvBytes  = 256 << 10
+	smallBody  = 4 << 10   // frames up to that size may use the reserved room
+	reserve    = 128 << 10 // of the out buffer, for acknowledgements and heartbeats
+	perRecord  = 64        // more than TLS adds to a record of at most 16 KiB
+	recordSize = 16 << 10
+	outBytes   = wire.MaxBody + wire.HeadBytes + (wire.MaxBody/recordSize+4)*perRecord + reserve
+	inBytes    = wire.MaxBody + wire.HeadBytes + 2*recvBytes
+	scratch    = 64 << 10
+)
+
+// sealer turns plain bytes into what goes over the wire; nil where nothing is sealed.
+type sealer interface {
+	io.ReadWriter
+}
+
+// Conn is one connection on the loop's ring: one SEND in flight and one armed RECV. Loop only.
+type Conn struct {
+	loop *uring.Loop
+	id   uint64
+	fd   int32
+	peer string
+	tls  sealer
+	mem  *memConn
+
+	filling, flying []byte // what is sent next, and what is being sent
+	sent            int    // of flying
+	sending         bool
+	joined          []byte // head and body of a small frame, one record
+
+	raw    []byte // RECV's buffer
+	armed  bool
+	in     []byte // plain bytes that came
+	r, w   int    // unread part of in
+	used   int    // of the frame that the last Recv gave
+	eof    bool
+	err    error
+	closed bool
+	freed  bool
+	all    []byte
+
+	// BytesIn and BytesOut count what went over the wire.
+	BytesIn, BytesOut uint64
+}
+
+// Operations in the low bits of user data.
+const (
+	opSend = 1
+	opRecv = 2
+)
+
+// newConn takes over a blocking socket descriptor; t and m are nil for a plain connection.
+func newConn(l *uring.Loop, fd int, peer string, t sealer, m *memConn) (*Conn, error) {
+	const total = 2*outBytes + scratch + recvBytes + inBytes
+	all, err := unix.Mmap(-1, 0, total, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return nil, fmt.Errorf("link: %w", err)
+	}
+	c := &Conn{loop: l, fd: int32(fd), peer: peer, tls: t, mem: m, all: all}
+	cut := func(n int) []byte { b := all[:n:n]; all = all[n:]; return b }
+	c.filling, c.flying = cut(outBytes)[:0], cut(outBytes)[:0]
+	c.joined, c.raw, c.in = cut(scratch), cut(recvBytes), cut(inBytes)
+	c.id = l.Add(c)
+	c.arm()
+	return c, nil
+}
+
+// NewPlain makes a connection without encryption, for tests and benchmarks. It owns fd.
+func NewPlain(l *uring.Loop, fd int, peer string) (*Conn, error) {
+	return newConn(l, fd, peer, nil, nil)
+}
+
+// Peer names the other end.
+func (c *Conn) Peer() string { return c.peer }
+
+// Err is why the connection is dead, once everything that came before was read, or nil.
+func (c *Conn) Err() error {
+	if c.err != nil && c.whole() && !c.closed {
+		return nil
+	}
+	return c.err
+}
+
+// whole reports whether an unread frame lies in the buffer.
+func (c *Conn) whole() bool {
+	at := c.r + c.used
+	if c.w-at < wire.HeadBytes {
+		return false
+	}
+	_, n, err := wire.ParseHead(c.in[at:])
+	return err == nil && c.w-at >= wire.HeadBytes+n
+}
+
+func (c *Conn) fail(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+// Send queues a copy of the frame; false: there is no room now.
+func (c *Conn) Send(f *wire.Frame) bool {
+	if c.err != nil || c.closed {
+		return true // Err says it; what is sent now would not arrive
+	}
+	n := wire.HeadBytes + len(f.Body)
+	need := n
+	if c.tls != nil {
+		need += (n/recordSize + 2) * perRecord
+	}
+	limit := cap(c.filling) - reserve
+	if len(f.Body) <= smallBody {
+		limit = cap(c.filling)
+	}
+	if len(c.filling)+need > limit {
+		return false
+	}
+	if n <= len(c.joined) {
+		wire.PutHead(c.joined, f)
+		copy(c.joined[wire.HeadBytes:], f.Body)
+		c.seal(c.joined[:n])
+	} else {
+		wire.PutHead(c.joined, f)
+		c.seal(c.joined[:wire.HeadBytes])
+		c.seal(f.Body)
+	}
+	c.push()
+	return true
+}
+
+// seal appends b, encrypted where the connection is, to what is sent next.
+func (c *Conn) seal(b []byte) {
+	if c.tls == nil {
+		c.filling = append(c.filling, b...)
+		return
+	}
+	c.mem.out = c.filling
+	_, err := c.tls.Write(b)
+	c.filling = c.mem.out
+	if err != nil {
+		c.fail(fmt.Errorf("link: seal: %w", err))
+	}
+}
+
+// push starts a SEND when none is in flight.
+func (c *Conn) push() {
+	if c.sending || len(c.filling) == 0 && c.sent == len(c.flying) {
+		return
+	}
+	if c.sent == len(c.flying) {
+		c.flying, c.filling, c.sent = c.filling, c.flying[:0], 0
+	}
+	e := c.loop.Get()
+	e.PrepSend(c.fd, c.flying[c.sent:], unix.MSG_NOSIGNAL)
+	e.UserData = c.id | opSend
+	c.sending = true
+	c.loop.Inline()
+}
+
+// arm waits for bytes, when what they decrypt to has room for sure.
+func (c *Conn) arm() {
+	if c.armed || c.closed || c.eof || c.err != nil || len(c.in)-c.w < recvBytes {
+		return
+	}
+	e := c.loop.Get()
+	e.PrepRecv(c.fd, c.raw, 0)
+	e.Ioprio = uring.RecvPollFirst
+	e.UserData = c.id | opRecv
+	c.armed = true
+}
+
+// Handle takes the end of a SEND or RECV.
+func (c *Conn) Handle(q uring.CQE, _ int64) {
+	switch q.UserData & 0xff {
+	case opSend:
+		c.sending = false
+		switch {
+		case q.Res > 0:
+			c.sent += int(q.Res)
+			c.BytesOut += uint64(q.Res)
+		case q.Res != -int32(unix.EAGAIN) && q.Res != -int32(unix.EINTR):
+			c.fail(fmt.Errorf("link: send: %w", unix.Errno(-q.Res)))
+		}
+		if c.err == nil {
+			c.push()
+		}
+	case opRecv:
+		c.armed = false
+		switch {
+		case q.Res > 0:
+			c.BytesIn += uint64(q.Res)
+			c.open(c.raw[:q.Res])
+		case q.Res == 0:
+			c.eof = true
+			c.fail(errors.New("the peer closed the connection"))
+		case q.Res != -int32(unix.EAGAIN) && q.Res != -int32(unix.EINTR):
+			c.fail(fmt.Errorf("link: receive: %w", unix.Errno(-q.Res)))
+		}
+		c.arm()
+	}
+	c.finish()
+}
+
+// open decrypts what came to the end of in, where there is room for it.
+func (c *Conn) open(b []byte) {
+	if c.tls == nil {
+		c.w += copy(c.in[c.w:], b)
+		return
+	}
+	c.mem.in = b
+	for {
+		n, err := c.tls.Read(c.in[c.w:])
+		c.w += n
+		if err == errWouldBlock {
+			return
+		}
+		if err != nil {
+			c.fail(fmt.Errorf("link: %w", err))
+			return
+		}
+	}
+}
+
+// Recv gives the next frame, in the order sent; its body is valid until the next Recv.
+func (c *Conn) Recv() (f wire.Frame, ok bool) {
+	c.r += c.used
+	c.used = 0
+	if c.closed {
+		return f, false
+	}
+	if c.r == c.w {
+		c.r, c.w = 0, 0
+	}
+	if c.w-c.r >= wire.HeadBytes {
+		head := c.in[c.r : c.r+wire.HeadBytes]
+		g, n, err := wire.ParseHead(head)
+		if err != nil {
+			c.fail(err)
+			return f, false
+		}
+		if c.w-c.r >= wire.HeadBytes+n {
+			body := c.in[c.r+wire.HeadBytes : c.r+wire.HeadBytes+n]
+			if err := wire.CheckBody(head, body); err != nil {
+				c.r = c.w
+				c.fail(err)
+				return f, false
+			}
+			g.Body = body
+			c.used = wire.HeadBytes + n
+			return g, true
+		}
+	}
+	if c.r > 0 && len(c.in)-c.w < recvBytes {
+		c.w = copy(c.in, c.in[c.r:c.w])
+		c.r = 0
+	}
+	c.arm()
+	return f, false
+}
+
+// Close cuts the connection after what was queued has gone; buffers are freed when the ring
+// has returned them.
+func (c *Conn) Close() error {
+	if !c.closed {
+		c.closed = true
+		c.fail(errors.New("closed"))
+		c.finish()
+	}
+	return nil
+}
+
+// finish cuts and frees a closed connection as far as the ring allows.
+func (c *Conn) finish() {
+	if !c.closed || c.freed || c.sending {
+		return
+	}
+	if c.armed {
+		unix.Shutdown(int(c.fd), unix.SHUT_RDWR) // the RECV then ends
+		return
+	}
+	c.freed = true
+	c.loop.Remove(c.id)
+	unix.Close(int(c.fd))
+	unix.Munmap(c.all)
+	c.filling, c.flying, c.in, c.raw, c.joined = nil, nil, nil, nil, nil
+}

@@ -1,0 +1,7 @@
+// Package link is the mirror's real network: TLS 1.3 between pinned keys, pairing by a one-time token, connections on the loop's ring.
+//
+// Goroutines only dial, accept and shake hands; then the socket is handed over as a blocking
+// descriptor and never touched by them again. From there crypto/tls runs synchronously on the
+// loop, over memory. This first form carries everything on one connection; acknowledgements and
+// heartbeats have room of their own, so that they never wait behind data for a place.
+package link

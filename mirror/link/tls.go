@@ -1,0 +1,70 @@
+package link
+
+import (
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Application protocols: a session, and the exchange of keys before the first one.
+const (
+	protoSession = "robib/1"
+	protoPair    = "robib-pair/1"
+)
+
+// handshakeLimit bounds a handshake, so that half-open connections end by themselves.
+const handshakeLimit = 10 * time.Second
+
+// ErrUntrusted says that the other end's key is not pinned here.
+var ErrUntrusted = errors.New("the peer's key is not trusted here (pair the machines, or `robib-ublk key trust`)")
+
+// peerKey is the fingerprint of the other end's key.
+func peerKey(s tls.ConnectionState) (string, ed25519.PublicKey, error) {
+	if len(s.PeerCertificates) == 0 {
+		return "", nil, errors.New("the peer sent no certificate")
+	}
+	pub, ok := s.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return "", nil, errors.New("the peer's key is not an Ed25519 key")
+	}
+	return fingerprint(pub), pub, nil
+}
+
+// config is TLS 1.3 only, both ends with a key, no tickets; check decides on the other end's
+// key. Names and dates in certificates mean nothing here: the key is what is pinned.
+func config(k *Key, proto []string, check func(fp string, s tls.ConnectionState) error) *tls.Config {
+	return &tls.Config{
+		Certificates:                []tls.Certificate{k.cert},
+		MinVersion:                  tls.VersionTLS13,
+		ClientAuth:                  tls.RequireAnyClientCert,
+		InsecureSkipVerify:          true, // VerifyConnection does it, by key
+		SessionTicketsDisabled:      true,
+		DynamicRecordSizingDisabled: true,
+		NextProtos:                  proto,
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if s.Version != tls.VersionTLS13 {
+				return errors.New("TLS 1.3 only")
+			}
+			if s.NegotiatedProtocol == "" {
+				return fmt.Errorf("the peer does not speak %v", proto)
+			}
+			fp, _, err := peerKey(s)
+			if err != nil {
+				return err
+			}
+			return check(fp, s)
+		},
+	}
+}
+
+// pinned accepts keys that are trusted.
+func pinned(t *Trust) func(string, tls.ConnectionState) error {
+	return func(fp string, _ tls.ConnectionState) error {
+		if !t.Has(fp) {
+			return ErrUntrusted
+		}
+		return nil
+	}
+}
