@@ -38,22 +38,23 @@ type ServerOptions struct {
 // Server is the process that serves one volume: a loop that owns the stack, and goroutines that
 // talk to the driver and to the control socket.
 type Server struct {
-	o      ServerOptions
-	c      *Config
-	stack  *stack
-	ctl    *ublk.Control
-	dev    *ublk.Device
-	live   bool
-	begun  time.Time
-	ended  chan error // the loop's end
-	quit   chan int   // exit code asked for
-	commit sync.Mutex // one command that changes things at a time
-	socket *control.Server
+	o       ServerOptions
+	c       *Config
+	stack   *stack
+	ctl     *ublk.Control
+	dev     *ublk.Device
+	live    bool
+	begun   time.Time
+	ended   chan struct{} // the loop has ended, with loopErr
+	quit    chan int      // exit code asked for
+	loopErr error
+	commit  sync.Mutex // one command that changes things at a time
+	socket  *control.Server
 }
 
 // Run serves until the volume is stopped or deleted; it returns the process's exit code.
 func Run(o ServerOptions) int {
-	s := &Server{o: o, c: o.Config, begun: time.Now(), ended: make(chan error, 1), quit: make(chan int, 1)}
+	s := &Server{o: o, c: o.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
 	err := s.start()
 	if err != nil {
 		o.Logf("%s: %v", s.c.Name, err)
@@ -71,8 +72,13 @@ func Run(o ServerOptions) int {
 			if _, err := s.Do(context.Background(), "stop", control.Args{}, func(string) {}); err != nil {
 				o.Logf("%s: asked to stop, but %v", s.c.Name, err)
 			}
-		case err := <-s.ended:
-			o.Logf("%s: the loop ended: %v", s.c.Name, err)
+		case <-s.ended:
+			select {
+			case code := <-s.quit: // it ended because it was asked to
+				return code
+			case <-time.After(time.Minute):
+			}
+			o.Logf("%s: the loop ended: %v", s.c.Name, s.loopErr)
 			return 1
 		}
 	}
@@ -82,7 +88,7 @@ func (s *Server) start() error {
 	c := s.c
 	opened := make(chan error, 1)
 	s.stack = &stack{s: s}
-	go s.stack.run(opened, s.ended)
+	go s.stack.run(opened)
 	if err := <-opened; err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ type stack struct {
 }
 
 // run opens everything, says so, and runs the loop until it is stopped.
-func (k *stack) run(opened, ended chan<- error) {
+func (k *stack) run(opened chan<- error) {
 	runtime.LockOSThread()
 	l, err := uring.NewLoop(loopOptions())
 	if err != nil {
@@ -51,7 +51,8 @@ func (k *stack) run(opened, ended chan<- error) {
 	if k.net != nil {
 		err = errors.Join(err, k.net.Close())
 	}
-	ended <- err
+	k.s.loopErr = err
+	close(k.s.ended)
 }
 
 func (k *stack) kick(mono int64) int64 {
