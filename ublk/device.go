@@ -82,7 +82,7 @@ func (c *Control) Add(o AddOptions) (*Device, error) {
 
 // Find gives a device that exists.
 func (c *Control) Find(id int) (*Device, error) {
-	out, err := c.command("get info", cmdGetDevInfo2, id, 0, append(make([]byte, 0, 64), bytesOf(devInfo{})...), 0)
+	out, err := c.command("get info", cmdGetDevInfo, id, 0, append(make([]byte, 0, 64), bytesOf(devInfo{})...), 0)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,7 @@ import "structs"
 // Commands of /dev/ublk-control (include/uapi/linux/ublk_cmd.h), ioctl-encoded: 'u', 32-byte struct.
 const (
 	cmdGetQueueAffinity = 2<<30 | 32<<16 | 'u'<<8 | 0x01
-	cmdGetDevInfo2      = 2<<30 | 32<<16 | 'u'<<8 | 0x12
+	cmdGetDevInfo       = 2<<30 | 32<<16 | 'u'<<8 | 0x02
 	cmdGetFeatures      = 2<<30 | 32<<16 | 'u'<<8 | 0x13
 	cmdGetParams        = 2<<30 | 32<<16 | 'u'<<8 | 0x09
 	cmdAdd              = 3<<30 | 32<<16 | 'u'<<8 | 0x04

@@ -39,6 +39,7 @@ type Pair struct {
 
 	sealed map[seglog.LSN][]rec // what the primary sealed, for the order of writes
 	last   seglog.LSN
+	all    []*Machine // every life, for Free
 }
 
 type rec struct {
@@ -84,12 +85,22 @@ func (p *Pair) Start(i int) {
 		return
 	}
 	m.Cache, m.Node, m.wake = c, n, 0
+	p.all = append(p.all, &Machine{Cache: c, Node: n})
 	if m.Primary {
 		p.forget(c.Log().Sealed())
 		p.last = c.Log().Sealed()
 		p.Load = blktest.NewWorkload(p.W, blktest.NewCheck(n.Device(), p.Fail), p.Oracle, 8, p.Fail)
 		p.Load.MaxBytes = 6 << 10
 	}
+}
+
+// Free gives back the memory of every life. The world must not move any more.
+func (p *Pair) Free() {
+	for _, m := range p.all {
+		m.Node.Close()
+		m.Cache.Close()
+	}
+	p.all = nil
 }
 
 // forget drops what was sealed after lsn and did not survive.

@@ -234,6 +234,7 @@ func TestSimulation(t *testing.T) {
 					sessions += m.Node.Status().Sessions
 				}
 			}
+			p.Free()
 		}
 		for seed := range uint64(n) {
 			one(seed)

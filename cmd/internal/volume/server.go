@@ -157,8 +157,11 @@ var errNoDevice = errors.New("the device is gone")
 // takeOver puts this server in a dead one's place: the device stays, its I/O goes on.
 func (s *Server) takeOver(id int) error {
 	dev, err := s.ctl.Find(id)
+	if errors.Is(err, syscall.ENODEV) {
+		return errNoDevice // after a reboot, say
+	}
 	if err != nil {
-		return errNoDevice
+		return err
 	}
 	s.dev = dev
 	if err := dev.StartRecovery(); err != nil {

@@ -25,7 +25,7 @@ const (
 )
 
 // bound is how long any one command may take in the emulated machine.
-const bound = 10 * time.Minute
+const bound = 3 * time.Minute
 
 // run executes a command and returns its combined output; it fails the test when the command does.
 func run(t *testing.T, name string, args ...string) string {
