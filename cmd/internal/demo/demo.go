@@ -20,7 +20,7 @@ const (
 	logA, logB   = "/dev/vdd", "/dev/vde"
 	listen       = "127.0.0.1:7789"
 	mnt          = "/mnt"
-	failing      = "/dev/mapper/local-disk" // diskA behind a table that can be made to fail
+	failing      = "/dev/dm-0" // diskA behind a table that can be made to fail
 )
 
 // limit bounds each wait.
@@ -108,7 +108,7 @@ func diskTable(target string) error {
 		_, err := sh("dmsetup", "--noudevsync", "create", "local-disk", "--table", table)
 		return err
 	}
-	return all([]string{"dmsetup", "--noudevsync", "suspend", "--nolockfs", "--noflush", "local-disk"}, []string{"dmsetup", "load", "local-disk", "--table", table}, []string{"dmsetup", "--noudevsync", "resume", "local-disk"})
+	return all([]string{"dmsetup", "--noudevsync", "suspend", "--nolockfs", "--noflush", "local-disk"}, []string{"dmsetup", "load", "local-disk", "--table", table}, []string{"dmsetup", "--noudevrules", "--noudevsync", "resume", "local-disk"})
 }
 
 func (s *show) serve() error {
