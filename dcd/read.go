@@ -19,7 +19,6 @@ type reads struct {
 	done    blk.Queue // parts that came back
 	blocked blk.Queue // requests for which there were not enough parts
 	active  int       // requests with parts out
-	oldest  int64     // when the part that is out longest was sent; 0: none
 	swept   int64
 	now     int64
 }

@@ -31,7 +31,7 @@ var vmBatches = []struct{ pkg, run string }{
 	{"./cmd/lab/e2e", "^(TestFioKills|TestSecondaryKilled|TestFioLinkCut)$"},
 	{"./cmd/lab/e2e", "^(TestExt4)$"},
 	{"./cmd/lab/e2e", "^(TestXFS)$"},
-	{"./cmd/lab/e2e", "^(TestDiskFails|TestPromote|TestChurn|TestStopAndAdd|TestRecover)$"},
+	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover)$"},
 }
 
 // tally counts what passed and failed over all phases.

@@ -17,7 +17,7 @@ func (k *stack) keep(raw []byte) {
 	}
 	dir := filepath.Join(State(), "cut", k.s.c.Name)
 	path := filepath.Join(dir, fmt.Sprintf("%d-%d-%d.segment", time.Now().Unix(), s.Term.Number, s.LSN))
-	if err := os.MkdirAll(dir, 0o700); err == nil {
+	if err = os.MkdirAll(dir, 0o700); err == nil {
 		err = os.WriteFile(path, raw, 0o600)
 	}
 	if err != nil {

@@ -29,8 +29,6 @@ type stack struct {
 	queue     *ublk.Queue
 	tagsBack  chan struct{}
 	net       *network
-	closing   bool
-	closed    chan error
 }
 
 // run opens everything, says so, and runs the loop until it is stopped.

@@ -204,7 +204,7 @@ func (l *Lab) fetch(want string) (Kernel, error) {
 			}
 		}
 	}
-	return Kernel{}, fmt.Errorf("Debian offers no kernel %s.*-%s", want, flavour)
+	return Kernel{}, fmt.Errorf("no kernel %s.*-%s in Debian", want, flavour)
 }
 
 // unpack downloads packages with a progress bar and keeps vmlinuz and modules.

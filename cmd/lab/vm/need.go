@@ -66,12 +66,12 @@ func (l *Lab) Need() error {
 	}
 	l.Say("installing %s", strings.Join(pkgs, " "))
 	install := append([]string{"install", "-y", "-qq", "--no-install-recommends", "-oDPkg::Lock::Timeout=300"}, pkgs...)
-	if out, err := apt(install...); err != nil {
+	if _, err := apt(install...); err != nil {
 		// A fresh machine's package lists may be missing or old.
 		if out, err := apt("update", "-qq", "-oDPkg::Lock::Timeout=300"); err != nil {
 			return fmt.Errorf("apt-get update: %w\n%s", err, out)
 		}
-		if out, err = apt(install...); err != nil {
+		if out, err := apt(install...); err != nil {
 			return fmt.Errorf("apt-get install %s: %w\n%s", strings.Join(pkgs, " "), err, out)
 		}
 	}
