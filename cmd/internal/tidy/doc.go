@@ -1,0 +1,2 @@
+// Package tidy holds repository checks, as tests only.
+package tidy
