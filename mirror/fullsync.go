@@ -98,7 +98,7 @@ func (s *fullSync) send() {
 			f.Body = f.Body[:wire.RangeBytes]
 		}
 		r.Put(f.Body)
-		if !n.s.conn.Send(&f) {
+		if !n.s.conn.Send(f) {
 			return
 		}
 		// Only now: a write over the range that went ahead of the block would be undone by it.
@@ -109,7 +109,7 @@ func (s *fullSync) send() {
 		n.s.frames++ // the next read begins in the next kick, at once
 	case !s.have && s.next >= n.cache.Info().SizeBytes && !s.endSent && n.ship.to >= n.log.Sealed():
 		f := n.frameOf(wire.ResyncEnd)
-		s.endSent = n.s.conn.Send(&f)
+		s.endSent = n.s.conn.Send(f)
 	}
 }
 

@@ -95,6 +95,7 @@ type Node struct {
 	reason       string
 	now          blk.Instant
 	dialFailures int
+	out          wire.Frame // see frameOf
 }
 
 // New assembles a node around a cache that nobody else drives.
@@ -280,9 +281,10 @@ func (n *Node) term() wire.Term {
 	return wire.Term{Number: t.Number, ID: t.ID}
 }
 
-// frameOf gives a frame with what every frame carries.
-func (n *Node) frameOf(k wire.Kind) wire.Frame {
-	return wire.Frame{Kind: k, Term: n.term(), LSN: n.log.Sealed(), Durable: n.log.Durable(), Sent: n.now.Mono}
+// frameOf gives the one frame there is, with what every frame carries; it is good until the next call.
+func (n *Node) frameOf(k wire.Kind) *wire.Frame {
+	n.out = wire.Frame{Kind: k, Term: n.term(), LSN: n.log.Sealed(), Durable: n.log.Durable(), Sent: n.now.Mono}
+	return &n.out
 }
 
 // fail ends the node's service for good.

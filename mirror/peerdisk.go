@@ -104,7 +104,7 @@ func (p *PeerDisk) send() {
 		wire.Range{ID: s.id + uint64(i), Offset: s.r.Offset, Length: s.r.Length}.Put(b[:])
 		f := p.n.frameOf(wire.ReadRequest)
 		f.LSN, f.Body = s.r.LSN, b[:]
-		if s.sent = p.n.s.conn.Send(&f); !s.sent {
+		if s.sent = p.n.s.conn.Send(f); !s.sent {
 			return
 		}
 	}

@@ -263,7 +263,7 @@ func (x *receiver) follow() {
 		x.endDone = true
 		f := n.frameOf(wire.MarkDone)
 		f.Flags = wire.FactEnd
-		n.s.conn.Send(&f)
+		n.s.conn.Send(f)
 	}
 }
 
@@ -309,7 +309,7 @@ func (x *receiver) ack() {
 	if x.whole {
 		f.Flags = ackWhole
 	}
-	if n.s.conn.Send(&f) {
+	if n.s.conn.Send(f) {
 		x.told, x.toldRecv, x.whole = d, r, false
 	}
 }

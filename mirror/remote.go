@@ -36,7 +36,7 @@ func (n *Node) askRefill(why string) {
 	}
 	f := n.frameOf(wire.Mark)
 	f.Flags = wire.FactRefill
-	if n.s.conn.Send(&f) {
+	if n.s.conn.Send(f) {
 		n.remoteAsked = true
 		n.reason = why
 	}
@@ -57,7 +57,7 @@ func (n *Node) mark(f *wire.Frame) {
 		}
 		r := n.frameOf(wire.MarkDone)
 		r.Flags = f.Flags
-		n.s.conn.Send(&r)
+		n.s.conn.Send(r)
 		n.event("peer", "has its own disk", "needs a refill", "it lost its disk or log and relies on this copy")
 	case wire.FactEnd:
 		n.rx.declare(f.Durable)
@@ -165,7 +165,7 @@ func (n *Node) drain() {
 	}
 	f := n.frameOf(wire.Mark)
 	f.Flags = wire.FactEnd
-	n.remoteAsked = n.s.conn.Send(&f)
+	n.remoteAsked = n.s.conn.Send(f)
 }
 
 // Drained reports whether the data disks alone hold everything, and how many bytes are left.

@@ -108,7 +108,7 @@ func (v *server) send() {
 		r.Put(body)
 		f := v.n.frameOf(wire.ReadReply)
 		f.Body = body
-		if !v.n.s.conn.Send(&f) {
+		if !v.n.s.conn.Send(f) {
 			return
 		}
 		s.busy = false

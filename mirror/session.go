@@ -94,7 +94,7 @@ func (s *session) adopt(c Conn) {
 	f := s.n.frameOf(wire.Hello)
 	h := s.n.myHello()
 	f.Body = h.Encode()
-	c.Send(&f)
+	c.Send(f)
 }
 
 func (n *Node) myHello() wire.HelloMsg {
@@ -165,7 +165,7 @@ func (s *session) goodbye(reason string) {
 	}
 	f := s.n.frameOf(wire.Goodbye)
 	f.Body = []byte(reason[:min(len(reason), wire.MaxReason)])
-	s.conn.Send(&f)
+	s.conn.Send(f)
 }
 
 // greet handles what is said before a session is up, and its end.
@@ -253,7 +253,7 @@ func (s *session) gotProbe(f *wire.Frame) error {
 	}
 	r := n.frameOf(wire.Probe)
 	r.Body = wire.EncodePoints(pts)
-	s.conn.Send(&r)
+	s.conn.Send(r)
 	return nil
 }
 
@@ -308,7 +308,7 @@ func (s *session) decide() error {
 func (s *session) tell(d wire.DecisionMsg) {
 	f := s.n.frameOf(wire.Decision)
 	f.Body = d.Encode()
-	s.conn.Send(&f)
+	s.conn.Send(f)
 }
 
 // ask requests the peer's hashes of the newest LSNs that both logs may hold.
@@ -328,7 +328,7 @@ func (s *session) ask() error {
 	}
 	f := n.frameOf(wire.Probe)
 	f.Body = wire.EncodePoints(pts)
-	s.conn.Send(&f)
+	s.conn.Send(f)
 	return nil
 }
 
@@ -368,7 +368,7 @@ func (s *session) heartbeat() {
 		return
 	}
 	f := s.n.frameOf(wire.Heartbeat)
-	if s.conn.Send(&f) {
+	if s.conn.Send(f) {
 		s.beaten = s.n.now.Mono
 	}
 }
@@ -384,5 +384,5 @@ func (n *Node) beat(f *wire.Frame) {
 	}
 	r := n.frameOf(wire.Heartbeat)
 	r.Flags, r.Sent = 1, f.Sent
-	n.s.conn.Send(&r)
+	n.s.conn.Send(r)
 }

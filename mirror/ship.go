@@ -58,7 +58,7 @@ func (p *shipper) send() {
 		}
 		f := n.frameOf(wire.Segment)
 		f.LSN, f.Body = s.LSN, s.Raw
-		if !n.s.conn.Send(&f) {
+		if !n.s.conn.Send(f) {
 			p.unsent = s
 			return
 		}

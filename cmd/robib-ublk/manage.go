@@ -24,6 +24,9 @@ func (s *StopCmd) Run(cli *CLI) error {
 	if err := do(s.Name, "stop", control.Args{}, nil); err != nil {
 		return err
 	}
+	if c, err := volume.LoadConfig(s.Name); err == nil {
+		waitReleased(c.Disk)
+	}
 	return cli.print(map[string]string{"stopped": s.Name}, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%s: stopped; its log is kept\n", s.Name)
 		return err
@@ -48,10 +51,30 @@ func (d *DelCmd) Run(cli *CLI) error {
 		}
 		return err
 	}
+	waitReleased(c.Disk)
 	return cli.print(map[string]string{"deleted": d.Name, "disk": c.Disk}, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%s: ended; %s alone holds everything\n", d.Name, c.Disk)
 		return err
 	})
+}
+
+// releaseWait is how long stop and del wait for the server's end.
+const releaseWait = 30 * time.Second
+
+// waitReleased returns when the ended server and its supervisor have let go of the disk, so
+// that what the user types next finds it free.
+func waitReleased(disk string) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(releaseWait); time.Now().Before(end); <-tick.C {
+		f, err := filedev.OpenExclusive(disk)
+		if err == nil {
+			f.Close()
+		}
+		if !errors.Is(err, filedev.ErrInUse) {
+			return
+		}
+	}
 }
 
 // PromoteCmd makes a secondary the primary.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/filedev"
@@ -94,6 +95,14 @@ func samePath(a, b string) bool {
 
 // prepareKnown reopens a volume: what was given must agree with what is remembered.
 func prepareKnown(c *Config, q Request) (*Prepared, error) {
+	var st Status
+	if control.Status(c.Name, &st) == nil {
+		at := ""
+		if st.Device != "" {
+			at = " as " + st.Device
+		}
+		return nil, fmt.Errorf("volume %s is already running%s (server %d): nothing to do", c.Name, at, st.ServerPID)
+	}
 	if c.Role != q.Role {
 		return nil, fmt.Errorf("volume %s is a %s here, not a %s: `robib-ublk %s` reopens it", c.Name, c.Role, q.Role, verb(c.Role))
 	}

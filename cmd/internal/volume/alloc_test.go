@@ -1,0 +1,153 @@
+package volume
+
+import (
+	"runtime"
+	"testing"
+
+	"github.com/robib-ublk/robib/dcd"
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk"
+	"github.com/robib-ublk/robib/ublk/blk"
+	"github.com/robib-ublk/robib/ublk/blk/blktest"
+)
+
+// ram completes everything at once and keeps nothing: what is measured is the stack alone.
+type ram struct{ size int64 }
+
+func (d *ram) Info() blk.Info {
+	return blk.Info{SizeBytes: d.size, LogicalBytes: 512, PhysicalBytes: 4096}
+}
+func (d *ram) Submit(r *blk.Request)  { r.Err = 0; r.Owner.Complete(r) }
+func (d *ram) Kick(blk.Instant) int64 { return blk.Never }
+func (d *ram) Close() error           { return nil }
+
+// pipe is a buffered connection in memory: frames are copied into slots made beforehand.
+type pipe struct {
+	peer       *pipe
+	slots      [64]wire.Frame
+	bufs       [64][]byte
+	head, tail int
+}
+
+func (p *pipe) Send(f *wire.Frame) bool {
+	q := p.peer
+	if q.head-q.tail == len(q.slots) {
+		return false
+	}
+	i := q.head % len(q.slots)
+	q.slots[i] = *f
+	q.slots[i].Body = append(q.bufs[i][:0], f.Body...)
+	q.head++
+	return true
+}
+
+func (p *pipe) Recv() (f wire.Frame, ok bool) {
+	if p.tail == p.head {
+		return f, false
+	}
+	f = p.slots[p.tail%len(p.slots)]
+	p.tail++
+	return f, true
+}
+
+func (p *pipe) Err() error   { return nil }
+func (p *pipe) Close() error { return nil }
+func (p *pipe) Peer() string { return "pipe" }
+
+type oneConn struct{ c *pipe }
+
+func (n *oneConn) Dial() {}
+func (n *oneConn) Next() (mirror.Conn, error) {
+	if n.c == nil {
+		return nil, nil
+	}
+	c := n.c
+	n.c = nil
+	return c, nil
+}
+
+func testNode(t *testing.T, primary bool, c *pipe) (*mirror.Node, *dcd.Cache) {
+	t.Helper()
+	const size = 256 << 20
+	w := blktest.NewWorld(1)
+	log := blktest.NewDisk(w, "log", 32<<20, 1000)
+	s := seglog.Super{DiskBytes: size, DiskBlock: 512, Marks: seglog.HasPeer}
+	s.Volume = seglog.UUID{1}
+	s.Term = seglog.Term{Number: 1, ID: 1}
+	if err := seglog.Create(log, s, w.Drive); err != nil {
+		t.Fatal(err)
+	}
+	made, err := seglog.Probe(log, w.Drive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := dcd.Open(dcd.Options{Data: &ram{size}, Super: &made, Incarnation: 1, Follow: !primary}, w.Drive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := mirror.New(mirror.Options{Cache: cache, Net: &oneConn{c}, Primary: primary, Mode: mirror.Sync, Drive: w.Drive, Random: func() uint64 { return 4 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, cache
+}
+
+// 10,000 4-KiB writes in sync mode, through the queue (its kernel side faked), the cache, the
+// mirror, a buffered connection and the other side's cache, allocate nothing.
+func TestSyncWritesAllocateNothing(t *testing.T) {
+	a, b := &pipe{}, &pipe{}
+	a.peer, b.peer = b, a
+	for i := range a.bufs {
+		a.bufs[i], b.bufs[i] = make([]byte, 0, 256<<10), make([]byte, 0, 256<<10)
+	}
+	pri, cache := testNode(t, true, a)
+	sec, _ := testNode(t, false, b)
+	fake, err := ublk.NewFake(cache, 32, 64<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := blk.Instant{Mono: 1e9}
+	turn := func() {
+		now.Mono += 10_000
+		pri.Kick(now)
+		fake.Queue.Kick(now)
+		sec.Kick(now)
+	}
+	for range 1000 {
+		turn()
+	}
+	if st := pri.Status(); st.State != mirror.StateInSync {
+		t.Fatalf("%s: %s", st.State, st.Reason)
+	}
+	issued := 0
+	write := func(n int) {
+		for want := fake.Commits + n; fake.Commits < want; {
+			for fake.Free() > 0 && issued-fake.Commits < n {
+				issued++
+				fake.Issue(blk.Write, 0, int64(issued*7919%50000)*4096, 4096, nil)
+			}
+			turn()
+		}
+		issued = fake.Commits
+	}
+	write(20000) // until everything that grows has grown
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	write(10000)
+	runtime.ReadMemStats(&after)
+	if n := after.Mallocs - before.Mallocs; n > 20 { // the runtime's own, now and then
+		t.Fatalf("%d allocations for 10,000 writes", n)
+	}
+	st := pri.Status()
+	if st.State != mirror.StateInSync || st.RemoteDurable == 0 || sec.Status().Sealed != st.Sealed {
+		t.Fatalf("%s, remote durable %d of %d", st.State, st.RemoteDurable, st.Sealed)
+	}
+	for tag := range 32 {
+		if res, done := fake.Result(tag); !done || res != 4096 {
+			t.Fatalf("tag %d: %d %v", tag, res, done)
+		}
+	}
+}
