@@ -1,13 +1,19 @@
 package blktest
 
 import (
+	"fmt"
 	"syscall"
 
 	"github.com/robib-ublk/robib/ublk/blk"
 )
 
+// garbage is what the buffer of a failed read holds: nobody may take it for data.
+const garbage = 0xdb
+
 // Disk is a simulated disk with a volatile cache: a write is durable when it had FUA or when a
-// Flush that began after its completion has completed. Completions come in any order.
+// Flush that began after its completion has completed; without VolatileCache in its Info, when it
+// has completed. Completions come in any order, and requests in flight that overlap take effect
+// in that order too. A request that breaks the blk contract is a panic.
 type Disk struct {
 	W     *World
 	Name  string
@@ -15,14 +21,12 @@ type Disk struct {
 	Faults
 
 	info    blk.Info
-	seen    []byte // what reads return
-	durable []byte // what a power cut certainly keeps
-	cached  []*write
-	flight  map[*blk.Request]*write
-	order   []*blk.Request // of flight, so that the seed alone decides
-	busy    int
+	seen    []byte   // what reads return
+	durable []byte   // what a power cut certainly keeps
+	cached  []*write // newest last
+	flight  []*flight
 	dead    bool // power is gone: nothing of this handle happens any more
-	killed  bool // its server is gone: what is in flight still lands, nobody is told
+	killed  bool // its server is gone: what is in flight may still land, nobody is told
 
 	Reads, Writes, Flushes int
 	BytesRead              int64
@@ -32,12 +36,23 @@ type Disk struct {
 type write struct {
 	off  int64
 	data []byte
-	void []bool // sectors that something durable has overwritten since
+	void []bool // sectors that never reach the media, or that something durable has overwritten
+}
+
+// flight is one operation that has not completed.
+type flight struct {
+	r       *blk.Request
+	op      blk.Op // as it was at Submit: a killed server's r is not looked at
+	flags   blk.Flags
+	w       *write
+	act     action
+	covered []*write // by a flush
+	gone    bool     // dropped with its server
 }
 
 // NewDisk makes a disk of size zeros with 512-byte sectors, all latencies below maxNs.
 func NewDisk(w *World, name string, size, maxNs int64) *Disk {
-	return &Disk{W: w, Name: name, MaxNs: maxNs, seen: make([]byte, size), durable: make([]byte, size), flight: map[*blk.Request]*write{},
+	return &Disk{W: w, Name: name, MaxNs: maxNs, seen: make([]byte, size), durable: make([]byte, size),
 		info: blk.Info{SizeBytes: size, LogicalBytes: 512, PhysicalBytes: 512, VolatileCache: true, Identity: "sim-" + name}}
 }
 
@@ -57,7 +72,7 @@ func (d *Disk) Close() error { return nil }
 func (d *Disk) Bytes() []byte { return d.seen }
 
 // Busy counts operations in flight, also those of a killed server.
-func (d *Disk) Busy() int { return d.busy }
+func (d *Disk) Busy() int { return len(d.flight) }
 
 // Submit takes a request; it completes in an event of the world.
 func (d *Disk) Submit(r *blk.Request) {
@@ -65,65 +80,72 @@ func (d *Disk) Submit(r *blk.Request) {
 	if d.dead || d.killed {
 		return
 	}
+	if why := breach(&d.info, r); why != "" {
+		panic(fmt.Sprintf("blktest: disk %s: %s", d.Name, why))
+	}
 	d.W.Mark(uint64(r.Op), uint64(r.Offset), uint64(r.Length))
-	act := d.judge(r)
-	var w *write
+	f := &flight{r: r, op: r.Op, flags: r.Flags, act: d.judge(r)}
 	switch r.Op {
 	case blk.Write:
-		w = &write{off: r.Offset, data: append([]byte(nil), r.Buf[:r.Length]...)}
+		f.w = &write{off: r.Offset, data: append([]byte(nil), r.Buf[:r.Length]...)}
 	case blk.Discard, blk.WriteZeroes:
-		w = &write{off: r.Offset, data: make([]byte, r.Length)}
+		f.w = &write{off: r.Offset, data: make([]byte, r.Length)}
+	case blk.Flush:
+		f.covered = append(f.covered, d.cached...)
 	}
-	if w != nil {
-		w.void = make([]bool, len(w.data)/512)
+	if f.w != nil {
+		f.w.void = make([]bool, len(f.w.data)/512)
+		if f.act.misdirect {
+			f.w.off = f.act.to
+		}
 	}
-	d.flight[r] = w
-	d.order = append(d.order, r)
-	d.busy++
-	upTo := len(d.cached)
-	var covered []*write
-	if r.Op == blk.Flush {
-		covered = append(covered, d.cached[:upTo]...)
-	}
-	finish := func() { d.finish(r, w, act, covered) }
-	if act.hang {
-		d.hung = append(d.hung, finish)
+	d.flight = append(d.flight, f)
+	if f.act.hang {
+		d.hung = append(d.hung, func() { d.finish(f) })
 		return
 	}
-	d.W.After(1+d.W.Rand.Int64N(d.MaxNs)+act.delay, finish)
+	d.W.After(1+d.W.Rand.Int64N(d.MaxNs)+f.act.delay, func() { d.finish(f) })
 }
 
-func (d *Disk) finish(r *blk.Request, w *write, act action, covered []*write) {
-	if d.dead {
+func (d *Disk) finish(f *flight) {
+	if d.dead || f.gone {
 		return
 	}
-	d.busy--
-	delete(d.flight, r)
-	for i, o := range d.order {
-		if o == r {
-			d.order = append(d.order[:i], d.order[i+1:]...)
+	if d.W.Now < d.stuck {
+		d.Hits++
+		d.W.After(d.stuck-d.W.Now, func() { d.finish(f) })
+		return
+	}
+	for i, o := range d.flight {
+		if o == f {
+			d.flight = append(d.flight[:i], d.flight[i+1:]...)
 			break
 		}
 	}
-	err := act.err
+	err := f.act.err
 	if d.Dead {
 		err = syscall.EIO
 	}
-	if w != nil && !d.Dead {
-		d.land(r, w, err != 0)
+	if f.w != nil && !d.Dead && !f.act.lose {
+		d.land(f, err != 0)
 	}
-	if !d.killed || r.Op == blk.Flush {
-		d.serve(r, err, covered)
+	if f.op == blk.Flush {
+		d.flush(f, err)
 	}
 	if d.killed {
 		return
 	}
-	r.Err = err
-	r.Owner.Complete(r)
+	if f.op == blk.Read {
+		d.read(f.r, err)
+	}
+	d.W.Mark(uint64(err))
+	f.r.Err = err
+	f.r.Owner.Complete(f.r)
 }
 
 // land puts a write into the cache; one that failed may have landed in part.
-func (d *Disk) land(r *blk.Request, w *write, failed bool) {
+func (d *Disk) land(f *flight, failed bool) {
+	w := f.w
 	d.Writes++
 	if failed {
 		for i := range w.void {
@@ -131,49 +153,73 @@ func (d *Disk) land(r *blk.Request, w *write, failed bool) {
 		}
 	}
 	w.apply(d.seen, nil)
-	if r.Flags&blk.FUA == 0 || failed {
+	d.heal(w)
+	if d.info.VolatileCache && (failed || f.flags&blk.FUA == 0) {
 		d.cached = append(d.cached, w)
 		return
 	}
 	w.apply(d.durable, nil)
 	// What is durable now cannot be undone by an older cached write.
-	for _, c := range d.cached {
+	d.cached = prune(d.cached, func(c *write) bool {
+		live := false
 		for i := range c.void {
-			at := c.off + int64(i)*512
-			if at >= w.off && at < w.off+int64(len(w.data)) {
-				c.void[i] = true
-			}
+			k := i + int(c.off-w.off)/512
+			c.void[i] = c.void[i] || k >= 0 && k < len(w.void) && !w.void[k]
+			live = live || !c.void[i]
 		}
+		return live
+	})
+}
+
+func (d *Disk) read(r *blk.Request, err syscall.Errno) {
+	d.Reads++
+	d.BytesRead += r.Length
+	if err == 0 {
+		copy(r.Buf[:r.Length], d.seen[r.Offset:r.Offset+r.Length])
+		return
+	}
+	for i := range r.Buf[:r.Length] {
+		r.Buf[i] = garbage
 	}
 }
 
-func (d *Disk) serve(r *blk.Request, err syscall.Errno, covered []*write) {
-	switch r.Op {
-	case blk.Read:
-		d.Reads++
-		d.BytesRead += r.Length
-		if err == 0 {
-			copy(r.Buf[:r.Length], d.seen[r.Offset:r.Offset+r.Length])
-			d.damage(r)
-		}
-	case blk.Flush:
-		d.Flushes++
-		if err != 0 || d.Dead {
-			return
-		}
-		done := map[*write]bool{}
-		for _, c := range covered {
-			c.apply(d.durable, nil)
-			done[c] = true
-		}
-		keep := d.cached[:0]
-		for _, c := range d.cached {
-			if !done[c] {
-				keep = append(keep, c)
+// flush makes durable what it covers. One that fails makes nothing durable, and some of what it
+// covered never will be, whatever a later flush says: the cache has forgotten it.
+func (d *Disk) flush(f *flight, err syscall.Errno) {
+	d.Flushes++
+	if d.Dead {
+		return
+	}
+	if err != 0 {
+		for _, c := range f.covered {
+			for i := range c.void {
+				c.void[i] = c.void[i] || d.W.Rand.IntN(2) == 0
 			}
 		}
-		d.cached = keep
+		return
 	}
+	covered := make(map[*write]bool, len(f.covered))
+	for _, c := range f.covered {
+		covered[c] = true
+	}
+	// What another flush has saved meanwhile is not looked at again: newer data may be there now.
+	d.cached = prune(d.cached, func(c *write) bool {
+		if covered[c] {
+			c.apply(d.durable, nil)
+		}
+		return !covered[c]
+	})
+}
+
+func prune(s []*write, keep func(*write) bool) []*write {
+	out := s[:0]
+	for _, c := range s {
+		if keep(c) {
+			out = append(out, c)
+		}
+	}
+	clear(s[len(out):])
+	return out
 }
 
 // apply copies the sectors that are not void, and that keep says yes to, into media.
