@@ -25,7 +25,7 @@ const (
 )
 
 // bound is how long any one command may take in the emulated machine.
-const bound = 3 * time.Minute
+const bound = 2 * time.Minute
 
 // run executes a command and returns its combined output; it fails the test when the command does.
 func run(t *testing.T, name string, args ...string) string {
@@ -89,7 +89,9 @@ func until(t *testing.T, what string, ok func() bool) {
 	defer tick.Stop()
 	for !ok() {
 		if <-tick.C; time.Now().After(end) {
-			t.Fatalf("waited %v for: %s", bound, what)
+			st, _ := try("robib-ublk", "status")
+			logs, _ := try("sh", "-c", "tail -n 25 /var/log/robib-ublk/*.log")
+			t.Fatalf("waited %v for: %s\n%s\n%s", bound, what, st, logs)
 		}
 	}
 }
