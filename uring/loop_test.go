@@ -3,6 +3,7 @@ package uring
 import (
 	"math"
 	"os"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -149,8 +150,9 @@ func TestMsgRing(t *testing.T) {
 		var c counter
 		id := l.Add(&c)
 		fd := l.Ring().FD()
-		sent := make(chan error)
+		sent := make(chan error, 1)
 		go func() {
+			runtime.LockOSThread() // a ring belongs to the thread that made it
 			r, err := New(Options{})
 			if err == nil {
 				r.Get().PrepMsgRing(int32(fd), 42, id|1, 0)
@@ -163,6 +165,13 @@ func TestMsgRing(t *testing.T) {
 			if _, err := l.Once(math.MaxInt64); err != nil {
 				t.Error(err)
 				break
+			}
+			select {
+			case err := <-sent: // it was sent, or never will be
+				if sent <- err; err != nil {
+					t.Fatal(err)
+				}
+			default:
 			}
 		}
 		if err := <-sent; err != nil || c.res != 42 {

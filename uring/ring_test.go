@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,8 @@ import (
 
 func newTestRing(t testing.TB, o Options) *Ring {
 	t.Helper()
+	runtime.LockOSThread() // a ring belongs to the thread that made it
+	t.Cleanup(runtime.UnlockOSThread)
 	r, err := New(o)
 	if err != nil {
 		t.Fatal(err)
