@@ -76,8 +76,6 @@ func decide(v View) (Verdict, string) {
 		return TakesTail, fmt.Sprintf("the peer has LSN %d to %d, which this log lost", v.Common+1, p.Last.LSN)
 	case p.Declared <= v.Common && p.Destaged <= v.Common && (p.Term == me.Term || peerMarks&seglog.Ahead == 0):
 		return CutStream, fmt.Sprintf("the peer's LSN %d to %d were never acknowledged", v.Common+1, p.Last.LSN)
-	case Planted && Plant == "cut-without-asking":
-		return CutStream, "planted"
 	}
 	return Diverges, fmt.Sprintf("both wrote after LSN %d", v.Common)
 }

@@ -44,7 +44,7 @@ func (n *Node) policy() (wake int64) {
 		n.limitBound()
 	case n.unboundAt > 0:
 		// Nothing is acknowledged alone before the mark that says so is durable.
-		if n.log.Updated() >= n.unboundAt || Planted && Plant == "mark-late" {
+		if n.log.Updated() >= n.unboundAt {
 			n.unboundAt = 0
 			n.cache.AckLimit, n.cache.DestageLimit = unlimited, unlimited
 		}
@@ -224,11 +224,7 @@ func (n *Node) acked(f *wire.Frame) {
 	n.ship.received = max(n.ship.received, f.LSN)
 	n.ship.durable = max(n.ship.durable, f.Durable)
 	if n.ship.r != nil {
-		upTo := n.ship.durable
-		if Planted && Plant == "release-received" {
-			upTo = n.ship.received
-		}
-		n.ship.r.Release(upTo)
+		n.ship.r.Release(n.ship.durable)
 	}
 	if f.Flags&ackWhole != 0 {
 		n.full.whole()
@@ -243,7 +239,7 @@ func (n *Node) Promote(force bool) error {
 		return errors.New("this is the primary already")
 	case n.log.Super().Volume == seglog.UUID{}:
 		return errors.New("this secondary has never met its primary: there is nothing to promote")
-	case m&seglog.Inconsistent != 0 && !(Planted && Plant == "promote-inconsistent"):
+	case m&seglog.Inconsistent != 0:
 		return errors.New("this copy is incomplete (a full sync did not finish): promoting it would give a mixture of old and new data; bring the primary back")
 	case n.s.up && !force:
 		return errors.New("the primary is connected and alive: stop it there first, or say --force")

@@ -1,0 +1,6 @@
+//go:build planted
+
+package mirrortest
+
+// planted are the bugs whose feature exists.
+var planted = []string{"no-lock", "no-inconsistent", "destage-undeclared", "ack-received"}
