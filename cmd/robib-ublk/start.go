@@ -49,6 +49,10 @@ func (s *serving) args(reattach bool) []string {
 func start(cli *CLI, p *volume.Prepared, m making, alone bool) error {
 	s := serving{Name: p.Config.Name, New: p.New, StartAlone: alone, AcceptDisk: m.AcceptDisk}
 	err := launch(cli, p, s, m.Foreground)
+	if err != nil {
+		p.Close()
+		waitReleased(p.Config.Disk)
+	}
 	if err != nil && p.New {
 		// A volume that never served leaves nothing behind.
 		p.Config.Forget()
