@@ -56,6 +56,9 @@ func (s *session) kick() int64 {
 	}
 	now := n.now.Mono
 	if s.conn != nil {
+		if n.rx.isHeld {
+			s.heard = now // frames wait for room here: it is not the peer that is silent
+		}
 		if now-s.heard > n.o.Timing.PeerDead {
 			s.lost(fmt.Errorf("nothing heard for %d s", n.o.Timing.PeerDead/second))
 		} else {
