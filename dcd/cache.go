@@ -227,6 +227,9 @@ func (c *Cache) Info() blk.Info { return c.info }
 // Log is the cache's log, for whoever replicates.
 func (c *Cache) Log() *seglog.Log { return c.log }
 
+// MaxWrite is the longest write that one segment takes; a longer one fails with EINVAL.
+func (c *Cache) MaxWrite() int64 { return c.log.MaxPayload(1) }
+
 // SetFallback names the device that is asked when data disk or log cannot answer a read.
 func (c *Cache) SetFallback(d blk.Device) { c.fallback = d }
 
@@ -287,6 +290,11 @@ func (c *Cache) submit(r *blk.Request) {
 		c.count.Reads++
 		c.r.submit(r)
 	case blk.Write:
+		if r.Length > c.MaxWrite() {
+			r.Err = syscall.EINVAL
+			r.Owner.Complete(r)
+			return
+		}
 		c.count.Writes++
 		c.count.WrittenBytes += uint64(r.Length)
 		c.pending.Push(r)

@@ -3,26 +3,12 @@ package dcd
 import (
 	"fmt"
 	"math"
-	"os"
-	"strconv"
 	"testing"
 
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
-
-// seeds is how many seeds a simulation runs: ROBIB_SEEDS for the long mode.
-func seeds(t testing.TB, n int) int {
-	if v := os.Getenv("ROBIB_SEEDS"); v != "" {
-		k, err := strconv.Atoi(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	return n
-}
 
 const (
 	simDisk = 512 << 10
@@ -226,7 +212,7 @@ func runSim(seed uint64) (s *sim, err error) {
 var regressions = []uint64{1757}
 
 func TestSimulation(t *testing.T) {
-	n, crashes, cuts, seen := seeds(t, 200), 0, 0, map[uint64]bool{}
+	n, crashes, cuts, seen := blktest.Seeds(t, 200), 0, 0, map[uint64]bool{}
 	var destaged, superseded uint64
 	run := func(seed uint64) {
 		s, err := runSim(seed)

@@ -4,25 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"testing"
 
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
-
-// seeds is how many seeds a simulation runs: ROBIB_SEEDS for the long mode.
-func seeds(t testing.TB, n int) int {
-	if v := os.Getenv("ROBIB_SEEDS"); v != "" {
-		k, err := strconv.Atoi(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	return n
-}
 
 // history is what a test knows of a log: every segment that was sealed in the life it follows.
 type history struct {
@@ -207,7 +193,7 @@ func runSim(seed uint64) (trace uint64, cuts int, err error) {
 }
 
 func TestPowerCuts(t *testing.T) {
-	n, cuts, seen := seeds(t, 300), 0, map[uint64]bool{}
+	n, cuts, seen := blktest.Seeds(t, 300), 0, map[uint64]bool{}
 	for seed := range uint64(n) {
 		trace, c, err := runSim(seed)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -350,5 +351,39 @@ func TestPlain(t *testing.T) {
 		x.Close()
 		y.Close()
 		step(t, l, func() bool { return x.freed && y.freed })
+	})
+}
+
+// What TLS allocates for each 4-KiB frame is counted and said; it is Go's own crypto/tls, so it
+// is no failure, but it must not grow with what is sent.
+func TestTLSAllocations(t *testing.T) {
+	a, b := paired(t)
+	onLoop(t, func(l *uring.Loop) {
+		x, y, end := connect(t, l, a, b)
+		if t.Failed() {
+			return
+		}
+		defer end()
+		f := &wire.Frame{Kind: wire.Segment, Body: make([]byte, 4608)}
+		cross := func(n int) {
+			for range n {
+				if !x.Send(f) {
+					t.Error("the connection is full")
+				}
+				got := false
+				step(t, l, func() bool { _, ok := y.Recv(); got = got || ok; return got })
+			}
+		}
+		cross(200)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		const n = 2000
+		cross(n)
+		runtime.ReadMemStats(&after)
+		per := float64(after.Mallocs-before.Mallocs) / n
+		t.Logf("%.2f allocations, %.0f bytes a 4-KiB frame, both ends", per, float64(after.TotalAlloc-before.TotalAlloc)/n)
+		if per > 8 {
+			t.Errorf("%.1f allocations a frame", per)
+		}
 	})
 }

@@ -3,8 +3,6 @@ package mirrortest
 import (
 	"bytes"
 	"fmt"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -13,18 +11,6 @@ import (
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
-
-// seeds is how many seeds a simulation runs: ROBIB_SEEDS for the long mode.
-func seeds(t testing.TB, n int) int {
-	if v := os.Getenv("ROBIB_SEEDS"); v != "" {
-		k, err := strconv.Atoi(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	return n
-}
 
 type failure struct{ msg string }
 
@@ -222,7 +208,7 @@ var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596}, mir
 
 func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async} {
-		n, seen, sessions := seeds(t, 150), map[uint64]bool{}, 0
+		n, seen, sessions := blktest.Seeds(t, 150), map[uint64]bool{}, 0
 		one := func(seed uint64) {
 			p, err := run(seed, mode)
 			if err != nil {

@@ -136,7 +136,7 @@ func (s *Server) bringUp() error {
 	if err := s.waitReady(); err != nil {
 		return err
 	}
-	if s.dev, err = ctl.Add(ublk.AddOptions{ID: s.c.DeviceID}); err != nil {
+	if s.dev, err = ctl.Add(ublk.AddOptions{ID: s.c.DeviceID, MaxIOBytes: s.stack.maxIO()}); err != nil {
 		return err
 	}
 	if err := writeDevice(s.c.Name, s.dev.ID()); err != nil {

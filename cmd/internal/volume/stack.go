@@ -154,6 +154,11 @@ func (k *stack) stop() {
 	k.loop.Stop()
 }
 
+// maxIO bounds the kernel's requests by what one segment of the log takes.
+func (k *stack) maxIO() int {
+	return int(min(ublk.DefaultMaxIO, k.cache.MaxWrite()/4096*4096))
+}
+
 func random() uint64 {
 	var b [8]byte
 	rand.Read(b[:])

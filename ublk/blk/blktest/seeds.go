@@ -1,0 +1,20 @@
+package blktest
+
+import (
+	"os"
+	"strconv"
+	"testing"
+)
+
+// Seeds is how many seeds a simulation runs: n, or what ROBIB_SEEDS says, for the long mode.
+func Seeds(t testing.TB, n int) int {
+	v := os.Getenv("ROBIB_SEEDS")
+	if v == "" {
+		return n
+	}
+	k, err := strconv.Atoi(v)
+	if err != nil || k < 1 {
+		t.Fatalf("ROBIB_SEEDS=%q is not a number of seeds", v)
+	}
+	return k
+}
