@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os/exec"
 	"testing"
 )
@@ -24,10 +25,22 @@ func TestFioAsync(t *testing.T) {
 	p.end()
 }
 
-// background runs fio and returns what waits for its verdict.
-func background(t *testing.T, dev, bs string, sizeMiB int, more ...string) (ended chan struct{}, wait func()) {
+// job is one part of a fio run: a block size on a range of its own.
+type job struct {
+	bs      string
+	sizeMiB int
+	rateMiB int // write rate, so that the disturbances fall into it
+}
+
+// background runs all jobs in one fio, side by side, and returns what waits for its verdict.
+func background(t *testing.T, dev string, jobs ...job) (ended chan struct{}, wait func()) {
 	t.Helper()
-	cmd := exec.Command("fio", fioArgs(dev, bs, sizeMiB, more...)...)
+	args, at := []string{"--group_reporting=0"}, 0
+	for _, j := range jobs {
+		args = append(args, fioArgs(dev, j.bs, j.sizeMiB, fmt.Sprintf("--offset=%dm", at), fmt.Sprintf("--rate=,%dm", j.rateMiB))...)
+		at += j.sizeMiB
+	}
+	cmd := exec.Command("fio", args...)
 	var out []byte
 	var err error
 	ended = make(chan struct{})
@@ -47,7 +60,7 @@ func background(t *testing.T, dev, bs string, sizeMiB int, more ...string) (ende
 // Three servers die under fio; nothing is typed, and fio must not notice.
 func TestFioKills(t *testing.T) {
 	p := newPair(t, "sync")
-	ended, wait := background(t, p.Dev, "512-128k", 128, "--rate=,4m")
+	ended, wait := background(t, p.Dev, job{"512", 16, 1}, job{"4k", 32, 2}, job{"128k", 48, 3}, job{"512-128k", 32, 2})
 	for range 3 {
 		pause(ended, 4)
 		kill9(t, "p")
@@ -62,7 +75,7 @@ func TestFioKills(t *testing.T) {
 // The second copy's server dies under fio; it comes back and is brought level.
 func TestSecondaryKilled(t *testing.T) {
 	p := newPair(t, "sync")
-	ended, wait := background(t, p.Dev, "4k", 32, "--rate=,2m")
+	ended, wait := background(t, p.Dev, job{"4k", 32, 2})
 	pause(ended, 3)
 	kill9(t, "s")
 	wait()
@@ -72,7 +85,7 @@ func TestSecondaryKilled(t *testing.T) {
 // The link is cut and comes back under fio: I/O goes on, the volume says degraded, then in sync.
 func TestFioLinkCut(t *testing.T) {
 	p := newPair(t, "sync")
-	ended, wait := background(t, p.Dev, "4k", 64, "--rate=,3m")
+	ended, wait := background(t, p.Dev, job{"512", 16, 1}, job{"4k", 16, 1}, job{"128k", 16, 1}, job{"512-128k", 16, 1})
 	pause(ended, 2)
 	p.Link.Cut()
 	until(t, "degraded", func() bool { return stat(t, "p").State == "degraded" })

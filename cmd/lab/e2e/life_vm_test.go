@@ -107,7 +107,7 @@ func TestRecover(t *testing.T) {
 	blank(t, dataA, logA)
 	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log")
 	dev := stat(t, "v").Device
-	ended, wait := background(t, dev, "4k", 16, "--rate=,2m")
+	ended, wait := background(t, dev, job{"4k", 16, 2})
 	pause(ended, 2)
 	pid := stat(t, "v").ServerPID
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
