@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"syscall"
 
 	"github.com/robib-ublk/robib/dcd/seglog"
@@ -19,7 +20,8 @@ const (
 	destageDepth        = 32             // writes of one batch in flight
 	readParts           = 2048           // parts of reads in flight: one request has at most 1,024
 	maxDiskBytes        = 16 << 40
-	lowWater            = 50 // per cent of the log: above it destage does not wait for idleness
+	maxZeroBytes        = 4<<30 - 4096 // of one discard or write-zeroes: a record's length has 32 bits
+	lowWater            = 50           // per cent of the log: above it destage does not wait for idleness
 )
 
 // Options of Open. Zero values are the documented defaults.
@@ -57,6 +59,7 @@ type Cache struct {
 	o        Options
 	info     blk.Info
 	idx      *index
+	zeros    extents
 
 	held    bool
 	remote  bool // the peer's copy is the volume: see SetRemote
@@ -94,6 +97,9 @@ type Counters struct {
 	DestageBatches     uint64
 	SupersededBytes    uint64 // never destaged, because they were written again before
 	Commits            uint64
+	Discards, Zeroes   uint64 // requests
+	ZeroedBytes        uint64 // discarded or zeroed on the data disk
+	ReadZero           uint64 // runs
 	Throttled          uint64 // times a write found the log full
 }
 
@@ -135,6 +141,10 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 	if err == nil && o.Data != nil {
 		err = seen.check(c.log.Super(), o.Data, drive, o.AcceptDisk)
 	}
+	if err == nil && o.Log != nil && c.log.Super().Incompat&seglog.Zeroes == 0 {
+		// Durable before the first such record: an older version then names it, and calls nothing corrupt.
+		err = c.log.Sync(c.log.Update(func(s *seglog.Super) { s.Incompat |= seglog.Zeroes }), drive)
+	}
 	if err == nil {
 		err = c.prepare()
 	}
@@ -146,7 +156,8 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 
 // describe derives what this device is from the disk, or, without one, from what is remembered.
 func (c *Cache) describe(s *seglog.Super) error {
-	c.info = blk.Info{SizeBytes: s.DiskBytes, LogicalBytes: s.DiskBlock, PhysicalBytes: max(s.DiskBlock, 4096), Identity: s.DiskIdentity}
+	c.info = blk.Info{SizeBytes: s.DiskBytes, LogicalBytes: s.DiskBlock, PhysicalBytes: max(s.DiskBlock, 4096), Identity: s.DiskIdentity,
+		WriteZeroes: true}
 	if s.DiskBytes > maxDiskBytes {
 		return ErrTooLarge
 	}
@@ -165,6 +176,7 @@ func (c *Cache) describe(s *seglog.Super) error {
 	c.info.LogicalBytes = max(i.LogicalBytes, s.DiskBlock)
 	c.info.PhysicalBytes = max(i.PhysicalBytes, c.info.LogicalBytes)
 	c.info.Rotational = i.Rotational
+	c.info.Discard = i.Discard
 	return nil
 }
 
@@ -174,6 +186,7 @@ func (c *Cache) prepare() error {
 	}
 	c.b.c = c
 	c.cleared = c.log.First() - 1
+	c.zeros.list = slices.Grow(c.zeros.list, max(maxExtents-len(c.zeros.list), 0)+3)
 	return c.d.open(c)
 }
 
@@ -191,8 +204,11 @@ func (c *Cache) free() error {
 // mapSegment enters a segment's records into the map.
 func (c *Cache) mapSegment(s *seglog.Segment) {
 	for i := range s.Records {
-		if r := s.Record(i); r.Kind == seglog.Data {
+		switch r := s.Record(i); {
+		case r.Kind == seglog.Data:
 			c.mapRange(r.Offset, r.Length, r.At)
+		case isZeroing(r.Kind):
+			c.zeroRange(r.Offset, r.Length, s.LSN)
 		}
 	}
 	c.declared = max(c.declared, s.Durable)
@@ -301,6 +317,18 @@ func (c *Cache) submit(r *blk.Request) {
 	case blk.Flush:
 		// What was acknowledged is durable.
 		r.Owner.Complete(r)
+	case blk.Discard, blk.WriteZeroes:
+		if r.Op == blk.Discard && !c.info.Discard || r.Length > maxZeroBytes {
+			r.Err = syscall.EOPNOTSUPP
+			r.Owner.Complete(r)
+			return
+		}
+		if r.Op == blk.Discard {
+			c.count.Discards++
+		} else {
+			c.count.Zeroes++
+		}
+		c.pending.Push(r)
 	default:
 		r.Err = syscall.EOPNOTSUPP
 		r.Owner.Complete(r)
@@ -314,7 +342,7 @@ func (c *Cache) refuse(r *blk.Request) {
 
 // Adopt takes a segment of the primary's into log and map. seglog.ErrFull: try again later.
 func (c *Cache) Adopt(raw []byte) (seglog.LSN, error) {
-	if !c.idx.room(len(raw)/blk.SectorBytes + 2) {
+	if !c.idx.room(len(raw)/blk.SectorBytes+2) || !c.zeros.room(maxRecords) {
 		c.full = true
 		return 0, seglog.ErrFull
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"syscall"
 
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/ublk/blk"
@@ -22,13 +23,16 @@ type destager struct {
 	phase   phase
 	next    int // request to submit
 	out     int // requests in flight
-	err     error
+	err     syscall.Errno
 	last    seglog.LSN // of the batch
 	begun   int64
 	all     bool // destage everything now
 	prints  []print
 	changed bool // a completion has come since the last kick
 	held    bool // hold destage altogether
+	zeros   []zeroOp
+	zreqs   [4]blk.Request
+	zero    []byte
 }
 
 // piece is one block's part of one record.
@@ -52,6 +56,7 @@ type phase uint8
 
 const (
 	resting phase = iota
+	zeroing
 	writing
 	flushing
 )
@@ -74,6 +79,10 @@ func (d *destager) open(c *Cache) (err error) {
 func (d *destager) free() error {
 	err := blk.Free(d.buf)
 	d.buf = nil
+	if d.zero != nil {
+		err = errors.Join(err, blk.Free(d.zero))
+		d.zero = nil
+	}
 	return err
 }
 
@@ -81,7 +90,10 @@ func (d *destager) free() error {
 func (d *destager) Complete(r *blk.Request) {
 	d.out--
 	d.changed = true
-	if r.Err != 0 && d.err == nil {
+	if d.phase == zeroing {
+		r.Owner = nil
+	}
+	if r.Err != 0 && d.err == 0 {
 		d.err = r.Err
 	}
 }
@@ -113,24 +125,33 @@ func (d *destager) wanted(now blk.Instant) (yes bool, wake int64) {
 }
 
 func (d *destager) kick(now blk.Instant) (wake int64) {
-	d.changed = false
 	c := d.c
+	if d.changed && d.phase == zeroing {
+		d.begun = max(d.begun, now.Mono) // a range of any size takes its time: what counts is that it goes on
+	}
+	d.changed = false
 	if d.phase != resting && now.Mono-d.begun > c.o.DiskNanos {
 		c.dataFailed(fmt.Errorf("the data disk did not finish a destage batch within %d s", c.o.DiskNanos/1e9))
 	}
 	switch d.phase {
+	case zeroing:
+		if d.submitZeros() {
+			return d.deadline(now)
+		}
+		d.phase = writing
+		fallthrough
 	case writing:
 		d.submit()
 		if d.out > 0 {
-			return d.begun + c.o.DiskNanos + 1
+			return d.deadline(now)
 		}
 		if !d.flush() {
-			return d.begun + c.o.DiskNanos + 1
+			return d.deadline(now)
 		}
 		fallthrough
 	case flushing:
 		if d.out > 0 {
-			return d.begun + c.o.DiskNanos + 1
+			return d.deadline(now)
 		}
 		d.finish()
 	}
@@ -149,8 +170,19 @@ func (d *destager) kick(now blk.Instant) (wake int64) {
 		return blk.Never
 	}
 	if d.collect() {
+		if Planted && Plant == "zero-drop-early" {
+			c.zeros.drop(d.last)
+		}
 		d.begin(now)
-		return d.begun + c.o.DiskNanos + 1
+		return d.deadline(now)
+	}
+	return blk.Never
+}
+
+// deadline is when the batch's next step must have come; Never once it has passed.
+func (d *destager) deadline(now blk.Instant) int64 {
+	if at := d.begun + d.c.o.DiskNanos + 1; at > now.Mono {
+		return at
 	}
 	return blk.Never
 }
@@ -158,7 +190,7 @@ func (d *destager) kick(now blk.Instant) (wake int64) {
 // collect takes segments up to the batch's budget: as many as RAM has, or one that had to be
 // read back. It reports whether there is anything to do.
 func (d *destager) collect() bool {
-	d.pieces, d.last = d.pieces[:0], 0
+	d.pieces, d.last, d.zeros, d.prints = d.pieces[:0], 0, d.zeros[:0], d.prints[:0]
 	budget := d.c.o.DestageBytes / BlockBytes
 	for len(d.pieces) < budget {
 		pos := d.reader.Position()
@@ -193,6 +225,10 @@ func (d *destager) take(s *seglog.Segment) {
 	}
 	for i := range s.Records {
 		r := s.Record(i)
+		if isZeroing(r.Kind) {
+			d.takeZero(&r)
+			continue
+		}
 		payload := s.Payload(r)
 		for off := int64(0); off < r.Length; {
 			at := r.Offset + off
@@ -219,6 +255,9 @@ func (d *destager) judge(p *piece, beyond seglog.Pos) {
 			later |= m & p.mask
 		}
 	}
+	if !(Planted && Plant == "zero-forget-limit") {
+		later |= p.mask &^ live & c.zeros.later(p.block, d.limit())
+	}
 	gone := p.mask &^ (live | later)
 	c.count.SupersededBytes += uint64(bits.OnesCount8(gone)) * blk.SectorBytes
 	q := *p
@@ -239,7 +278,7 @@ func (d *destager) begin(now blk.Instant) {
 		}
 		return int(int64(a.order) - int64(b.order))
 	})
-	d.reqs, d.prints = d.reqs[:0], d.prints[:0]
+	d.reqs = d.reqs[:0]
 	used := 0
 	for i := 0; i < len(d.pieces); {
 		block := d.pieces[i].block
@@ -258,8 +297,11 @@ func (d *destager) begin(now blk.Instant) {
 		d.lay(block, mask, out)
 		used += BlockBytes
 	}
-	d.next, d.out, d.err, d.begun, d.phase = 0, 0, nil, now.Mono, writing
-	d.submit()
+	d.next, d.out, d.err, d.begun, d.phase = 0, 0, 0, now.Mono, zeroing
+	if !d.submitZeros() {
+		d.phase = writing
+		d.submit()
+	}
 	d.changed = d.changed || d.out == 0 // all of it was superseded: nothing will come back
 }
 
@@ -301,7 +343,7 @@ func (d *destager) fingerprint(off int64, b []byte) {
 }
 
 func (d *destager) submit() {
-	for d.next < len(d.reqs) && d.out < destageDepth && d.err == nil {
+	for d.next < len(d.reqs) && d.out < destageDepth && d.err == 0 {
 		d.out++
 		d.next++
 		d.c.data.Submit(&d.reqs[d.next-1])
@@ -310,7 +352,7 @@ func (d *destager) submit() {
 
 // flush starts the batch's flush; false: a write has failed.
 func (d *destager) flush() bool {
-	if d.err != nil {
+	if d.err != 0 {
 		d.fail()
 		return false
 	}
@@ -334,7 +376,7 @@ func (d *destager) fail() {
 
 // finish forgets what is on the disk now and gives its space up.
 func (d *destager) finish() {
-	if d.err != nil {
+	if d.err != 0 {
 		d.fail()
 		return
 	}
@@ -345,6 +387,7 @@ func (d *destager) finish() {
 			c.idx.clear(p.block, p.mask, p.base)
 		}
 	}
+	c.zeros.drop(d.last)
 	s := c.log.Super()
 	for _, p := range d.prints {
 		s.Fingerprint[p.i] = p.v
@@ -376,13 +419,14 @@ func (d *destager) forget() {
 		d.last = s.LSN
 		for i := range s.Records {
 			r := s.Record(i)
-			for off := int64(0); off < r.Length; {
+			for off := int64(0); off < r.Length && r.Kind == seglog.Data; {
 				at := r.Offset + off
 				n := min(r.Length-off, BlockBytes-at%BlockBytes)
 				d.c.idx.clear(uint32(at/BlockBytes), fullMask, base(r.At+seglog.Pos(off), at%BlockBytes/blk.SectorBytes))
 				off += n
 			}
 		}
+		d.c.zeros.drop(s.LSN)
 		d.release(s.LSN)
 	}
 }

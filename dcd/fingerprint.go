@@ -66,10 +66,34 @@ func (g *sightings) note(s *seglog.Segment) {
 	for i := range s.Records {
 		r := s.Record(i)
 		p := s.Payload(r)
+		if isZeroing(r.Kind) {
+			g.noteZero(&r)
+			continue
+		}
 		for off := int64(0); off < r.Length; off += blk.SectorBytes {
 			if k, ok := printIndex(r.Offset+off, g.size); ok {
 				g.seen[k] = append(g.seen[k], sectorHash(p[off:off+blk.SectorBytes]))
 			}
+		}
+	}
+}
+
+// noteZero makes every fingerprinted sector of a zeroed range one that may hold zeros.
+func (g *sightings) noteZero(r *seglog.Record) {
+	printsIn(r.Offset, r.Offset+r.Length, g.size, func(k int) { g.seen[k] = append(g.seen[k], zeroHash) })
+}
+
+// printsIn calls f for each place in the fingerprint whose sector lies in [off, end).
+func printsIn(off, end, size int64, f func(k int)) {
+	const area = half * blk.SectorBytes
+	for s := off; s < min(end, area); s += blk.SectorBytes {
+		if k, ok := printIndex(s, size); ok {
+			f(k)
+		}
+	}
+	for s := max(off, area, size-area); s < end; s += blk.SectorBytes {
+		if k, ok := printIndex(s, size); ok {
+			f(k)
 		}
 	}
 }

@@ -115,6 +115,36 @@ func (x *index) clear(block uint32, mask uint8, base uint32) {
 	}
 }
 
+// remove takes the sectors in mask away from all of block's entries.
+func (x *index) remove(block uint32, mask uint8) {
+	for i := x.first(block); i >= 0; {
+		if x.masks[i]&mask == 0 {
+			i = x.next(block, i)
+			continue
+		}
+		if x.masks[i] &^= mask; x.masks[i] == 0 {
+			x.drop(i)
+			i = x.first(block)
+		}
+	}
+}
+
+// removeIf does remove for every block in the map; mask says which of its sectors go.
+func (x *index) removeIf(mask func(block uint32) uint8) {
+	for i := 0; i < len(x.keys); {
+		if x.keys[i] == 0 {
+			i++
+			continue
+		}
+		x.masks[i] &^= mask(x.keys[i] - 1)
+		if x.masks[i] != 0 {
+			i++
+			continue
+		}
+		x.drop(i) // another entry may have moved here
+	}
+}
+
 func (x *index) dropEmpty(block uint32) {
 	for i := x.first(block); i >= 0; i = x.next(block, i) {
 		if x.masks[i] == 0 {

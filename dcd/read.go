@@ -65,9 +65,18 @@ func (q *reads) submit(r *blk.Request) {
 // run is a stretch of a request that comes from one place.
 type run struct {
 	off, n int64 // in the request
-	mapped bool
+	from   origin
 	at     seglog.Pos
 }
+
+// origin is where a stretch comes from.
+type origin uint8
+
+const (
+	unmapped origin = iota
+	mapped
+	zeroed
+)
 
 // split walks the request's sectors and serves or sends each run.
 func (q *reads) split(r *blk.Request) {
@@ -80,17 +89,27 @@ func (q *reads) split(r *blk.Request) {
 		last := min(first+int((r.Length-off)/blk.SectorBytes), sectors)
 		i := c.idx.first(uint32(block))
 		if i < 0 {
-			cur = q.extend(r, cur, run{off, int64(last-first) * blk.SectorBytes, false, 0})
-			off += int64(last-first) * blk.SectorBytes
+			for end := off + int64(last-first)*blk.SectorBytes; off < end; {
+				n, zero := c.zeros.span(r.Offset+off, r.Offset+end)
+				x := run{off: off, n: n}
+				if zero {
+					x.from = zeroed
+				}
+				cur = q.extend(r, cur, x)
+				off += n
+			}
 			continue
 		}
 		for s := first; s < last; s++ {
-			x := run{off, blk.SectorBytes, false, 0}
+			x := run{off: off, n: blk.SectorBytes}
 			for j := i; j >= 0; j = c.idx.next(uint32(block), j) {
 				if c.idx.masks[j]&(1<<s) != 0 {
-					x.mapped, x.at = true, c.pos(c.idx.bases[j], s)
+					x.from, x.at = mapped, c.pos(c.idx.bases[j], s)
 					break
 				}
+			}
+			if _, zero := c.zeros.span(r.Offset+off, r.Offset+off+blk.SectorBytes); zero && x.from == unmapped {
+				x.from = zeroed
 			}
 			cur = q.extend(r, cur, x)
 			off += blk.SectorBytes
@@ -102,7 +121,7 @@ func (q *reads) split(r *blk.Request) {
 
 // extend appends x to cur where both come from one place, else serves cur.
 func (q *reads) extend(r *blk.Request, cur, x run) run {
-	if cur.n > 0 && cur.mapped == x.mapped && (!x.mapped || cur.at+seglog.Pos(cur.n) == x.at) {
+	if cur.n > 0 && cur.from == x.from && (x.from != mapped || cur.at+seglog.Pos(cur.n) == x.at) {
 		cur.n += x.n
 		return cur
 	}
@@ -116,7 +135,12 @@ func (q *reads) serve(r *blk.Request, x run) {
 		return
 	}
 	buf := r.Buf[x.off : x.off+x.n]
-	if x.mapped {
+	if x.from == zeroed {
+		clear(buf)
+		c.count.ReadZero++
+		return
+	}
+	if x.from == mapped {
 		if b := c.log.RAM(x.at, int(x.n)); b != nil {
 			copy(buf, b)
 			c.count.ReadRAM++
@@ -129,12 +153,12 @@ func (q *reads) serve(r *blk.Request, x run) {
 	p.Op, p.Offset, p.Length, p.Buf, p.Err, p.LSN, p.Flags = blk.Read, r.Offset+x.off, x.n, buf, 0, 0, 0
 	r.Left++
 	switch {
-	case x.mapped && c.log.Device() != nil:
+	case x.from == mapped && c.log.Device() != nil:
 		p.from, p.pin = fromLog, c.log.Pin()
 		p.Offset = c.log.DeviceOffset(x.at)
 		c.count.ReadLog++
 		c.log.Device().Submit(&p.Request)
-	case !x.mapped && c.dataErr == nil && c.data != nil:
+	case x.from == unmapped && c.dataErr == nil && c.data != nil:
 		p.from = fromData
 		c.count.ReadData++
 		c.data.Submit(&p.Request)

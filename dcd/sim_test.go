@@ -52,6 +52,7 @@ func newSim(seed uint64) *sim {
 	if err != nil {
 		fail("create: %v", err)
 	}
+	s.data.SetInfo(func(i *blk.Info) { i.Discard, i.WriteZeroes = seed%4 == 1, seed%4 < 2 })
 	s.open()
 	return s
 }
@@ -65,6 +66,7 @@ func (s *sim) open() {
 	s.check = blktest.NewCheck(c, fail)
 	s.load = blktest.NewWorkload(s.w, s.check, s.oracle, 12, fail)
 	s.load.MaxBytes = 7 << 10
+	s.load.Discards, s.load.Zeroes, s.load.MaxZero = 4, 3, 96<<10
 	s.limits()
 }
 
@@ -213,7 +215,7 @@ var regressions = []uint64{1757}
 
 func TestSimulation(t *testing.T) {
 	n, crashes, cuts, seen := blktest.Seeds(t, 200), 0, 0, map[uint64]bool{}
-	var destaged, superseded uint64
+	var destaged, superseded, zeroed uint64
 	run := func(seed uint64) {
 		s, err := runSim(seed)
 		if err != nil {
@@ -222,6 +224,7 @@ func TestSimulation(t *testing.T) {
 		seen[s.w.Trace] = true
 		crashes += s.crashes
 		cuts += s.cuts
+		zeroed += s.c.count.ZeroedBytes
 		destaged += s.c.count.DestagedBytes
 		superseded += s.c.count.SupersededBytes
 	}
@@ -234,7 +237,7 @@ func TestSimulation(t *testing.T) {
 	if s, err := runSim(1); err != nil || !seen[s.w.Trace] {
 		t.Fatalf("seed 1 is not deterministic (%v)", err)
 	}
-	if cuts == 0 || destaged == 0 || superseded == 0 {
+	if cuts == 0 || destaged == 0 || superseded == 0 || zeroed == 0 {
 		t.Fatalf("the simulation tests nothing: %d cuts, %d bytes destaged, %d superseded", cuts, destaged, superseded)
 	}
 	t.Logf("%d seeds, %d crashes, %d tails cut, %d distinct histories", n, crashes, cuts, len(seen))

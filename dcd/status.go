@@ -18,12 +18,15 @@ type Status struct {
 	LogReadBytes              uint64 // read back because RAM had it no more
 	Appends, AppendedBytes    uint64
 	Full                      bool
+	ZeroExtents               int   // ranges discarded or zeroed, not yet destaged
+	ZeroBytes                 int64 // that they cover
 }
 
 // Status tells what the cache is doing.
 func (c *Cache) Status() Status {
 	s := Status{Counters: c.count, Sealed: c.log.Sealed(), Durable: c.log.Durable(), Destaged: c.d.reader.Kept(), DirtyBlocks: c.idx.n, MapLimit: c.idx.limit,
-		Pending: c.pending.Len(), Waiting: c.waiting.Len(), LogReadBytes: c.log.DeviceReadBytes, Appends: c.log.Appends, AppendedBytes: c.log.AppendedBytes, Full: c.full}
+		Pending: c.pending.Len(), Waiting: c.waiting.Len(), LogReadBytes: c.log.DeviceReadBytes, Appends: c.log.Appends, AppendedBytes: c.log.AppendedBytes, Full: c.full,
+		ZeroExtents: len(c.zeros.list), ZeroBytes: c.zeros.bytes()}
 	s.LogUsed, s.LogBytes = c.log.Used()
 	return s
 }
@@ -70,6 +73,7 @@ func (c *Cache) Reset(p seglog.Point, change func(s *seglog.Super), drive blk.Dr
 		return err
 	}
 	c.idx.reset()
+	c.zeros.list = c.zeros.list[:0]
 	c.cleared, c.declared = p.LSN-1, p.LSN-1
 	return nil
 }
@@ -78,6 +82,7 @@ func (c *Cache) Reset(p seglog.Point, change func(s *seglog.Super), drive blk.Dr
 // retained all the same, but nobody would take their mapping away before their space is reused.
 func (c *Cache) remap(drive blk.Drive) error {
 	c.idx.reset()
+	c.zeros.list = c.zeros.list[:0]
 	c.declared = 0
 	r := c.log.NewReader("remap", c.d.reader.Kept())
 	now := blk.Instant{}

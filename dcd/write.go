@@ -68,8 +68,7 @@ func (c *Cache) commit(now blk.Instant) {
 		c.count.Commits++
 		for range n {
 			r := c.pending.Pop()
-			p := c.log.Add(seglog.Data, r.Offset, r.Length, r.Buf)
-			c.mapRange(r.Offset, r.Length, p)
+			c.record(r)
 			r.LSN = c.log.Sealed() + 1
 			c.waiting.Push(r)
 		}
@@ -77,12 +76,39 @@ func (c *Cache) commit(now blk.Instant) {
 	}
 }
 
+// record puts one request into the open segment and what it changes into the map.
+func (c *Cache) record(r *blk.Request) {
+	switch r.Op {
+	case blk.Write:
+		p := c.log.Add(seglog.Data, r.Offset, r.Length, r.Buf)
+		c.mapRange(r.Offset, r.Length, p)
+		return
+	case blk.Discard:
+		c.log.AddRange(seglog.Discard, 0, r.Offset, r.Length)
+	default:
+		var f uint8
+		if r.Flags&blk.NoUnmap != 0 {
+			f = seglog.KeepSpace
+		}
+		c.log.AddRange(seglog.WriteZeroes, f, r.Offset, r.Length)
+	}
+	c.zeroRange(r.Offset, r.Length, c.log.Sealed()+1)
+}
+
 // gather counts how many pending writes, and payload bytes, the next segment takes.
 func (c *Cache) gather() (n int, payload int64) {
-	blocks := 0
+	blocks, zeros := 0, 0
 	for r := c.pending.Head(); r != nil && n < maxRecords; r = r.Next {
 		if c.lockLen > 0 && r.Offset < c.lockOff+c.lockLen && c.lockOff < r.Offset+r.Length {
 			break
+		}
+		if r.Op != blk.Write {
+			if zeros++; !c.zeros.room(zeros) {
+				c.full = true
+				break
+			}
+			n++
+			continue
 		}
 		if payload+r.Length > c.log.MaxPayload(n+1) {
 			break

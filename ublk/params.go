@@ -8,7 +8,7 @@ import (
 )
 
 // discardMaxSectors bounds one discard; the kernel splits longer ones.
-const discardMaxSectors = 1 << 21 // 1 GiB
+const discardMaxSectors = 1 << 22 // 2 GiB
 
 // paramsOf translates what a device is into what the driver advertises. FUA counts only with a
 // volatile cache, and without one no flush ever comes.

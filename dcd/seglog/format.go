@@ -30,7 +30,9 @@ type Term struct{ Number, ID uint64 }
 // Kind is what a record does.
 type Kind uint8
 
-// Record kinds. Discard, WriteZeroes, Bypass and Mark are reserved: this version does not write them.
+// Record kinds. Discard and WriteZeroes have no payload and make their range read as zeros; a log
+// that may hold them has the feature bit Zeroes. Bypass and Mark are reserved: this version does not
+// write them.
 const (
 	Data        Kind = 1
 	Discard     Kind = 2
@@ -38,6 +40,9 @@ const (
 	Bypass      Kind = 4
 	Mark        Kind = 5
 )
+
+// KeepSpace is the record flag of a WriteZeroes that must not give space back.
+const KeepSpace = 1
 
 // Segment format, version 1, little-endian. A segment is a header, padded to the log's block,
 // then the payloads of its records in order, then padding to the block.
@@ -112,19 +117,24 @@ func (s *Segment) Record(i int) Record {
 	return r
 }
 
-// Payload gives record r's bytes.
-func (s *Segment) Payload(r Record) []byte { return s.Raw[r.off : int64(r.off)+r.Length] }
+// Payload gives record r's bytes; nil for one that has none.
+func (s *Segment) Payload(r Record) []byte {
+	if r.Kind != Data {
+		return nil
+	}
+	return s.Raw[r.off : int64(r.off)+r.Length]
+}
 
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
 
 // headerSize is how much the header of a segment with n records takes on a log of that block.
 func headerSize(n, block int) int { return roundUp(fixedBytes+n*recordBytes, block) }
 
-func putRecord(b []byte, k Kind, off, length int64, crc uint32, at int) {
+func putRecord(b []byte, k Kind, flags uint8, off, length int64, crc uint32, at int) {
 	le.PutUint64(b, uint64(off)/sectorBytes)
 	le.PutUint32(b[8:], uint32(length))
 	le.PutUint16(b[12:], 0)
-	b[14], b[15] = byte(k), 0
+	b[14], b[15] = byte(k), flags
 	le.PutUint32(b[16:], crc)
 	le.PutUint32(b[20:], uint32(at/sectorBytes))
 	le.PutUint64(b[24:], 0)
@@ -201,6 +211,12 @@ func Parse(raw []byte, limit int) (Segment, error) {
 	at := int64(s.HeaderBytes)
 	for i := range s.Records {
 		r := s.Record(i)
+		if r.Kind == Discard || r.Kind == WriteZeroes {
+			if int64(r.off) != at || r.Length <= 0 || r.Length%sectorBytes != 0 || r.Offset < 0 || r.Offset > 1<<62 {
+				return s, fmt.Errorf("%w: LSN %d record %d has impossible bounds", ErrCorrupt, s.LSN, i)
+			}
+			continue
+		}
 		if r.Kind != Data {
 			return s, fmt.Errorf("%w: LSN %d record %d is of kind %d, which this version does not know", ErrCorrupt, s.LSN, i, r.Kind)
 		}

@@ -199,11 +199,17 @@ func (l *Log) Add(k Kind, off, length int64, src []byte) Pos {
 	s := &l.open
 	dst := s.Raw[l.openAt : l.openAt+int(length)]
 	copy(dst, src)
-	putRecord(s.Raw[fixedBytes+l.openRec*recordBytes:], k, off, length, crc32.Checksum(dst, crcTab), l.openAt)
+	putRecord(s.Raw[fixedBytes+l.openRec*recordBytes:], k, 0, off, length, crc32.Checksum(dst, crcTab), l.openAt)
 	p := s.Pos + Pos(l.openAt)
 	l.openAt += int(length)
 	l.openRec++
 	return p
+}
+
+// AddRange adds a record without payload: a Discard or WriteZeroes of a range.
+func (l *Log) AddRange(k Kind, flags uint8, off, length int64) {
+	putRecord(l.open.Raw[fixedBytes+l.openRec*recordBytes:], k, flags, off, length, 0, l.openAt)
+	l.openRec++
 }
 
 // Seal closes the open segment and starts its append.

@@ -24,11 +24,14 @@ const (
 	FingerprintSectors = 512
 )
 
+// Zeroes is the incompat bit of a log that may hold Discard and WriteZeroes records.
+const Zeroes = 1
+
 // Feature bits of this version, by name. An unknown incompat bit is refused, an unknown
 // ro-compat bit is refused for writing, an unknown compat bit is ignored.
 const (
 	knownROCompat = 0
-	knownIncompat = 0
+	knownIncompat = Zeroes
 )
 
 // Marks are facts that must survive: each is durable before anything relies on it.

@@ -53,6 +53,7 @@ func NewPair(seed uint64, mode mirror.Mode, fail func(string, ...any)) *Pair {
 	p := &Pair{W: w, Net: NewNet(w, 300_000), Mode: mode, Oracle: blktest.NewOracle(DiskBytes), Fail: fail, sealed: map[seglog.LSN][]rec{}}
 	for i := range p.M {
 		m := &Machine{Num: i, Primary: i == 0, Data: blktest.NewDisk(w, fmt.Sprint("data", i), DiskBytes, 200_000), Log: blktest.NewDisk(w, fmt.Sprint("log", i), LogBytes, 60_000)}
+		m.Data.SetInfo(func(d *blk.Info) { d.Discard, d.WriteZeroes = (seed>>i)%2 == 0, (seed>>i)%2 == 0 })
 		p.M[i] = m
 		s := seglog.Super{Log: seglog.UUID{byte(i)}, DiskBytes: DiskBytes, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
 		if m.Primary {
@@ -91,6 +92,7 @@ func (p *Pair) Start(i int) {
 		p.last = c.Log().Sealed()
 		p.Load = blktest.NewWorkload(p.W, blktest.NewCheck(n.Device(), p.Fail), p.Oracle, 8, p.Fail)
 		p.Load.MaxBytes = 6 << 10
+		p.Load.Discards, p.Load.Zeroes, p.Load.MaxZero = 3, 2, 64<<10
 	}
 }
 
@@ -164,6 +166,12 @@ func (p *Pair) note(i int) {
 		for k := range g.Records {
 			r := g.Record(k)
 			b := g.Payload(r)
+			if b == nil {
+				for off := int64(0); off < r.Length; off += 512 {
+					rs = append(rs, rec{(r.Offset + off) / 512, 0})
+				}
+				continue
+			}
 			for off := int64(0); off < r.Length; off += 512 {
 				v, err := blktest.Value(b[off:off+512], uint64(r.Offset+off)/512)
 				if err != nil {
@@ -180,34 +188,50 @@ func (p *Pair) note(i int) {
 // Prefix checks that an image equals the state after some prefix of what the primary sealed,
 // and gives the LSNs between which that prefix may end.
 func (p *Pair) Prefix(image []byte) (lo, hi seglog.LSN, err error) {
-	when := map[rec]seglog.LSN{}
-	order := map[int64][]seglog.LSN{}
+	order := map[int64][]step{}
 	for lsn := seglog.LSN(1); lsn <= p.last; lsn++ {
 		for _, r := range p.sealed[lsn] {
-			when[r] = lsn
-			order[r.sector] = append(order[r.sector], lsn)
+			order[r.sector] = append(order[r.sector], step{lsn, r.value})
 		}
 	}
-	hi = p.last
-	for s := range int64(len(image) / 512) {
+	// fits counts, as differences, for how many sectors a prefix that ends at each LSN fits.
+	fits := make([]int, p.last+2)
+	sectors := int64(len(image) / 512)
+	for s := range sectors {
 		v, err := blktest.Value(image[s*512:(s+1)*512], uint64(s))
 		if err != nil {
 			return 0, 0, err
 		}
-		at := when[rec{s, v}]
-		if v != 0 && at == 0 {
+		known, at := false, step{}
+		for _, next := range append(order[s], step{p.last + 1, 0}) {
+			if at.value == v && next.lsn > at.lsn {
+				known = true
+				fits[at.lsn]++
+				fits[next.lsn]--
+			}
+			at = next
+		}
+		if !known {
 			return 0, 0, fmt.Errorf("sector %d holds write %d, which the primary never sealed", s, v)
 		}
-		lo = max(lo, at)
-		for _, x := range order[s] {
-			if x > at {
-				hi = min(hi, x-1)
-				break
+	}
+	n := 0
+	for lsn := seglog.LSN(0); lsn <= p.last; lsn++ {
+		if n += fits[lsn]; n == int(sectors) {
+			if lo == 0 {
+				lo = lsn
 			}
+			hi = lsn
 		}
 	}
-	if lo > hi {
-		return lo, hi, fmt.Errorf("no prefix: something of LSN %d is there, something of LSN %d is not", lo, hi+1)
+	if hi == 0 && fits[0] < int(sectors) {
+		return 0, 0, fmt.Errorf("no prefix of the %d segments gives this copy", p.last)
 	}
 	return lo, hi, nil
+}
+
+// step is one write of a sector: what it holds from lsn on.
+type step struct {
+	lsn   seglog.LSN
+	value uint64
 }

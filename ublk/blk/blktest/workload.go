@@ -20,6 +20,7 @@ type Workload struct {
 	Flushes   int   // in 100
 	Discards  int   // in 100, where offered
 	Zeroes    int   // in 100, where offered
+	MaxZero   int64 // longest discard or write-zeroes; 0: MaxBytes
 	Region    int64 // 0: the whole device
 	Overlap   bool  // writes in flight may overlap
 	ErrorsOK  bool  // errors are expected: a failed write may or may not have happened
@@ -142,14 +143,14 @@ func (l *Workload) pick(info *blk.Info) blk.Op {
 }
 
 // place draws a range: half of them short, and a quarter of whole 4-KiB blocks.
-func (l *Workload) place(size int64) (off, n int64) {
-	n = (1 + l.W.Rand.Int64N(max(l.MaxBytes/l.Align, 1))) * l.Align
+func (l *Workload) place(size, longest int64) (off, n int64) {
+	n = (1 + l.W.Rand.Int64N(max(longest/l.Align, 1))) * l.Align
 	if l.W.Rand.IntN(2) == 0 {
-		n = (1 + l.W.Rand.Int64N(min(8, max(l.MaxBytes/l.Align, 1)))) * l.Align
+		n = (1 + l.W.Rand.Int64N(min(8, max(longest/l.Align, 1)))) * l.Align
 	}
 	n = min(n, size/l.Align*l.Align)
 	off = l.W.Rand.Int64N((size-n)/l.Align+1) * l.Align
-	if l.W.Rand.IntN(4) == 0 && l.Align <= 4096 && l.MaxBytes >= 4096 && size >= 4096 {
+	if l.W.Rand.IntN(4) == 0 && l.Align <= 4096 && longest >= 4096 && size >= 4096 {
 		off, n = off&^4095, max(n&^4095, 4096)
 		off = min(off, (size-n)&^4095)
 	}
@@ -163,8 +164,11 @@ func (l *Workload) submit() bool {
 	if l.Region > 0 {
 		size = min(size, l.Region)
 	}
-	off, n := l.place(size)
+	off, n := l.place(size, l.MaxBytes)
 	op := l.pick(&info)
+	if l.MaxZero > 0 && (op == blk.Discard || op == blk.WriteZeroes) {
+		off, n = l.place(size, l.MaxZero)
+	}
 	if op != blk.Read && op != blk.Flush && !l.Overlap {
 		for _, o := range l.slots {
 			// Which of two overlapping writes wins, nobody can say: asked for only.
