@@ -21,7 +21,6 @@ const (
 	readParts           = 2048           // parts of reads in flight: one request has at most 1,024
 	maxDiskBytes        = 16 << 40
 	maxZeroBytes        = 4<<30 - 4096 // of one discard or write-zeroes: a record's length has 32 bits
-	lowWater            = 50           // per cent of the log: above it destage does not wait for idleness
 )
 
 // Options of Open. Zero values are the documented defaults.
@@ -35,6 +34,9 @@ type Options struct {
 	IdleNanos    int64
 	DiskNanos    int64
 	Follow       bool // a secondary: its segments come by Adopt, it seals none of its own
+	LowWater     int  // per cent of the log; see DefaultLowWater
+	HighWater    int
+	Ordered      bool // destage segment by segment, each flushed: the data disk alone is always an older image
 	AcceptDisk   bool // the data disk's superblock areas may have changed behind our back
 }
 
@@ -75,6 +77,7 @@ type Cache struct {
 
 	r reads
 	d destager
+	p pressure
 	b below
 
 	cleared  seglog.LSN // newest LSN whose mapping was dropped: the data disk has it
@@ -113,6 +116,9 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 	}
 	if o.DiskNanos == 0 {
 		o.DiskNanos = DefaultDiskNanos
+	}
+	if o.HighWater == 0 {
+		o.LowWater, o.HighWater = DefaultLowWater, DefaultHighWater
 	}
 	c := &Cache{AckLimit: math.MaxUint64, DestageLimit: math.MaxUint64, data: o.Data, o: o, follow: o.Follow}
 	super := o.Super
@@ -184,7 +190,7 @@ func (c *Cache) prepare() error {
 	if err := c.r.open(c); err != nil {
 		return err
 	}
-	c.b.c = c
+	c.b.c, c.p.c = c, c
 	c.cleared = c.log.First() - 1
 	c.zeros.list = slices.Grow(c.zeros.list, max(maxExtents-len(c.zeros.list), 0)+3)
 	return c.d.open(c)
@@ -367,7 +373,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	if c.pending.Head() != nil || c.r.active > 0 {
 		c.lastIO = now.Mono
 	}
-	c.log.Kick(now)
+	wake = min(wake, c.log.Kick(now))
 	c.noteLog()
 	c.r.kick(now)
 	c.acknowledge(now)
@@ -378,7 +384,8 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 			c.submit(r)
 		}
 	}
-	c.commit(now)
+	c.p.watch(now)
+	wake = min(wake, c.commit(now))
 	if !c.follow {
 		wake = min(wake, c.log.Declare(now))
 	}

@@ -63,7 +63,7 @@ const (
 
 func (d *destager) open(c *Cache) (err error) {
 	d.c = c
-	blocks := c.o.DestageBytes / BlockBytes
+	blocks := c.o.DestageBytes / BlockBytes * growBatch
 	// A piece that wraps a batch's last segment may need more than the budget.
 	blocks += int(c.log.Super().MaxSegmentBytes)/blk.SectorBytes + 1
 	if d.buf, err = blk.Alloc(blocks * BlockBytes); err != nil {
@@ -114,14 +114,14 @@ func (d *destager) wanted(now blk.Instant) (yes bool, wake int64) {
 	if d.held || d.reader.Position() >= d.limit() || c.dataErr != nil && !c.remote || c.data == nil && !c.remote {
 		return false, blk.Never
 	}
-	used, of := c.log.Used()
-	if d.all || c.full || c.remote || used*100 > of*lowWater || c.logErr != nil {
+	idle := c.lastIO + c.o.IdleNanos
+	if d.all || c.full || c.remote || c.logErr != nil || now.Mono >= idle {
 		return true, blk.Never
 	}
-	if at := c.lastIO + c.o.IdleNanos; now.Mono < at {
-		return false, at
+	if c.p.share() > 0 {
+		return now.Mono >= c.p.nextBatch, min(idle, c.p.nextBatch)
 	}
-	return true, blk.Never
+	return false, idle
 }
 
 func (d *destager) kick(now blk.Instant) (wake int64) {
@@ -141,7 +141,7 @@ func (d *destager) kick(now blk.Instant) (wake int64) {
 		d.phase = writing
 		fallthrough
 	case writing:
-		d.submit()
+		d.submit(now)
 		if d.out > 0 {
 			return d.deadline(now)
 		}
@@ -153,7 +153,7 @@ func (d *destager) kick(now blk.Instant) (wake int64) {
 		if d.out > 0 {
 			return d.deadline(now)
 		}
-		d.finish()
+		d.finish(now)
 	}
 	if now.Mono == 0 {
 		return blk.Never // blk.Do knows no time yet: a batch begun now would look ages old
@@ -187,13 +187,15 @@ func (d *destager) deadline(now blk.Instant) int64 {
 	return blk.Never
 }
 
-// collect takes segments up to the batch's budget: as many as RAM has, or one that had to be
-// read back. It reports whether there is anything to do.
+// collect takes segments up to the batch's budget, as many as RAM has or were read back at one go;
+// with Ordered one. It reports whether there is anything to do.
 func (d *destager) collect() bool {
 	d.pieces, d.last, d.zeros, d.prints = d.pieces[:0], 0, d.zeros[:0], d.prints[:0]
-	budget := d.c.o.DestageBytes / BlockBytes
+	budget := d.c.p.budget()
 	for len(d.pieces) < budget {
-		pos := d.reader.Position()
+		if d.last != 0 && (d.c.o.Ordered || !d.reader.Ready()) {
+			break // what must be read back first makes a batch of its own
+		}
 		s := d.reader.Next(d.limit())
 		if s == nil {
 			if err := d.reader.Err(); err != nil && d.c.logErr == nil {
@@ -201,16 +203,8 @@ func (d *destager) collect() bool {
 			}
 			break
 		}
-		inRAM := d.c.log.RAM(s.Pos, s.Bytes) != nil
-		if !inRAM && d.last != 0 {
-			d.reader.Rewind(pos) // it makes a batch of its own
-			break
-		}
 		d.take(s)
 		d.last = s.LSN
-		if !inRAM {
-			break
-		}
 	}
 	return d.last != 0
 }
@@ -258,6 +252,9 @@ func (d *destager) judge(p *piece, beyond seglog.Pos) {
 	if !(Planted && Plant == "zero-forget-limit") {
 		later |= p.mask &^ live & c.zeros.later(p.block, d.limit())
 	}
+	if c.o.Ordered {
+		later = p.mask &^ live // each version reaches the disk in its turn
+	}
 	gone := p.mask &^ (live | later)
 	c.count.SupersededBytes += uint64(bits.OnesCount8(gone)) * blk.SectorBytes
 	q := *p
@@ -300,7 +297,7 @@ func (d *destager) begin(now blk.Instant) {
 	d.next, d.out, d.err, d.begun, d.phase = 0, 0, 0, now.Mono, zeroing
 	if !d.submitZeros() {
 		d.phase = writing
-		d.submit()
+		d.submit(now)
 	}
 	d.changed = d.changed || d.out == 0 // all of it was superseded: nothing will come back
 }
@@ -342,8 +339,9 @@ func (d *destager) fingerprint(off int64, b []byte) {
 	}
 }
 
-func (d *destager) submit() {
-	for d.next < len(d.reqs) && d.out < destageDepth && d.err == 0 {
+func (d *destager) submit(now blk.Instant) {
+	depth := d.c.p.depth(now)
+	for d.next < len(d.reqs) && d.out < depth && d.err == 0 {
 		d.out++
 		d.next++
 		d.c.data.Submit(&d.reqs[d.next-1])
@@ -375,7 +373,7 @@ func (d *destager) fail() {
 }
 
 // finish forgets what is on the disk now and gives its space up.
-func (d *destager) finish() {
+func (d *destager) finish(now blk.Instant) {
 	if d.err != 0 {
 		d.fail()
 		return
@@ -393,6 +391,7 @@ func (d *destager) finish() {
 		s.Fingerprint[p.i] = p.v
 	}
 	c.count.DestageBatches++
+	c.p.finished(len(d.pieces), now.Mono-d.begun, now)
 	d.release(d.last)
 }
 

@@ -42,30 +42,39 @@ func (c *Cache) writable() bool {
 
 // commit is the group commit: while no append is in flight, everything that waits goes into
 // segments, one record a request, up to what a segment holds.
-func (c *Cache) commit(now blk.Instant) {
+func (c *Cache) commit(now blk.Instant) (wake int64) {
 	if !c.writable() {
 		if c.doubt && !c.stopped {
-			return
+			return blk.Never
 		}
 		for r := c.pending.Pop(); r != nil; r = c.pending.Pop() {
 			c.refuse(r)
 		}
-		return
+		return blk.Never
 	}
 	for c.pending.Head() != nil && c.log.InFlight() == 0 && !c.held {
-		n, payload := c.gather()
+		limit, wake := c.p.admit(now)
+		if limit == 0 {
+			return wake
+		}
+		if wake, wait := c.p.gather(c.pending.Len(), now); wait {
+			return wake
+		}
+		n, payload := c.gather(limit)
 		if n == 0 {
-			return
+			return blk.Never
 		}
 		if !c.log.Begin(n, payload) {
 			if !c.full {
 				c.count.Throttled++
 			}
 			c.full = true
-			return
+			return blk.Never
 		}
 		c.full = false
 		c.count.Commits++
+		c.p.committed(n)
+		c.p.used(payload + int64(c.log.Super().BlockBytes))
 		for range n {
 			r := c.pending.Pop()
 			c.record(r)
@@ -74,6 +83,7 @@ func (c *Cache) commit(now blk.Instant) {
 		}
 		c.log.Seal(now)
 	}
+	return blk.Never
 }
 
 // record puts one request into the open segment and what it changes into the map.
@@ -95,8 +105,9 @@ func (c *Cache) record(r *blk.Request) {
 	c.zeroRange(r.Offset, r.Length, c.log.Sealed()+1)
 }
 
-// gather counts how many pending writes, and payload bytes, the next segment takes.
-func (c *Cache) gather() (n int, payload int64) {
+// gather counts how many pending requests, and payload bytes, the next segment takes: as many as
+// fit, and, but for one, within limit.
+func (c *Cache) gather(limit int64) (n int, payload int64) {
 	blocks, zeros := 0, 0
 	for r := c.pending.Head(); r != nil && n < maxRecords; r = r.Next {
 		if c.lockLen > 0 && r.Offset < c.lockOff+c.lockLen && c.lockOff < r.Offset+r.Length {
@@ -110,7 +121,7 @@ func (c *Cache) gather() (n int, payload int64) {
 			n++
 			continue
 		}
-		if payload+r.Length > c.log.MaxPayload(n+1) {
+		if payload+r.Length > c.log.MaxPayload(n+1) || n > 0 && payload+r.Length > limit {
 			break
 		}
 		blocks += int(r.Length/BlockBytes) + 2

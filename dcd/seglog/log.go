@@ -47,6 +47,9 @@ type Log struct {
 
 	// Counters, for status and metrics.
 	Appends, AppendedBytes uint64
+	appAt                  int64 // when the append in flight began
+	appNanos               int64 // that an append takes, on average
+	now                    int64
 	DeviceReadBytes        uint64 // read back because RAM had it no more
 }
 
@@ -96,6 +99,24 @@ func (l *Log) Device() blk.Device { return l.dev }
 // Used is how many bytes of the ring are occupied, and of how many.
 func (l *Log) Used() (used, of int64) {
 	return int64(l.head - l.rec.free), l.ringBytes()
+}
+
+// Free is the position below which everything may be overwritten.
+func (l *Log) Free() Pos { return l.rec.free }
+
+// AppendNanos is how long an append takes, a moving average; 0 when not known yet.
+func (l *Log) AppendNanos() int64 { return l.appNanos }
+
+// Wall is the wall-clock time at which a retained segment was sealed, while RAM has it.
+func (l *Log) Wall(lsn LSN) (int64, bool) {
+	if lsn < l.first || lsn > l.sealed {
+		return 0, false
+	}
+	raw := l.RAM(l.info(lsn).pos, fixedBytes)
+	if raw == nil {
+		return 0, false
+	}
+	return int64(le.Uint64(raw[32:])), true
 }
 
 // ringBytes is the space for segments: without a device only what RAM holds.
@@ -225,7 +246,7 @@ func (l *Log) Seal(now blk.Instant) LSN {
 	}
 	s.Hash = putHeader(s)
 	l.isOpen = false
-	l.sealedAt = now.Mono
+	l.sealedAt, l.now = now.Mono, now.Mono
 	l.accept(s)
 	return s.LSN
 }
@@ -278,7 +299,7 @@ func (l *Log) push() {
 	n := int64(end - from.pos)
 	at := int64(from.pos % c)
 	l.app = blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.DeviceOffset(from.pos), Length: n, Buf: l.ram[at : at+n : at+n], Owner: l}
-	l.appTo, l.appBusy = to, true
+	l.appTo, l.appBusy, l.appAt = to, true, l.now
 	l.Appends++
 	l.AppendedBytes += uint64(n)
 	l.dev.Submit(&l.app)
@@ -297,8 +318,12 @@ func (l *Log) Kick(now blk.Instant) int64 {
 	if l.dev != nil {
 		l.dev.Kick(now)
 	}
+	l.now = now.Mono
 	if l.appDone {
 		l.appDone = false
+		if d := now.Mono - l.appAt; l.appAt > 0 && d > 0 {
+			l.appNanos += (d - l.appNanos) / 8
+		}
 		switch {
 		case l.app.Err == 0:
 			l.durable = max(l.durable, l.appTo)

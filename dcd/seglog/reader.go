@@ -19,6 +19,9 @@ type Reader struct {
 	state fetchState
 	stale bool // what is being fetched is not wanted any more
 	pin   uint8
+	asked Pos // where the read under way begins
+	from  Pos // buf holds [from, to)
+	to    Pos
 	seg   Segment
 	err   error
 }
@@ -39,31 +42,52 @@ func (l *Log) NewReader(name string, from LSN) *Reader {
 	return r
 }
 
+// readBytes is how much is read back at one go: many small segments, or one large one.
+const readBytes = 1 << 20
+
+// Ready reports whether Next will give a segment, or an error, without a read of the log device.
+func (r *Reader) Ready() bool {
+	l := r.log
+	if r.next > l.sealed || r.err != nil || r.state == fetching {
+		return false
+	}
+	i := l.info(r.next)
+	return r.state == fetched || l.RAM(i.pos, int(i.bytes)) != nil || r.has(i)
+}
+
+// has reports whether segment i is among what was read back.
+func (r *Reader) has(i *segInfo) bool { return i.pos >= r.from && i.pos+Pos(i.bytes) <= r.to }
+
 // Next gives the next segment up to limit, or nil: there is none, or it is still being read
 // from the log device (the loop comes by again), or Err says why it cannot be had. Raw is valid
-// until the next call.
+// until the next call, and until Next has to read again: see Ready.
 func (r *Reader) Next(limit LSN) *Segment {
 	l := r.log
 	if r.next > l.sealed || r.next > limit || r.err != nil || r.state == fetching {
 		return nil
 	}
 	i := l.info(r.next)
-	raw := l.RAM(i.pos, int(i.bytes))
 	if r.state == fetched {
+		r.state = idle
 		if r.req.Err != 0 {
 			r.err = fmt.Errorf("seglog: read LSN %d: %w", r.next, r.req.Err)
 			return nil
 		}
-		raw = r.buf[:i.bytes]
+		r.from, r.to = r.asked, r.asked+Pos(r.req.Length)
 	}
-	if raw == nil {
-		return r.fetch(i)
+	raw := l.RAM(i.pos, int(i.bytes))
+	back := raw == nil
+	if back {
+		if !r.has(i) {
+			return r.fetch(i)
+		}
+		at := int(i.pos - r.from)
+		raw = r.buf[at : at+int(i.bytes)]
 	}
 	s, err := ParseHeader(raw, int(i.bytes))
-	if err == nil && r.state == fetched {
+	if err == nil && back {
 		s, err = Parse(raw, int(i.bytes))
 	}
-	r.state = idle
 	if err == nil && s.Hash != i.hash {
 		err = fmt.Errorf("%w: LSN %d was replaced by another", ErrCorrupt, r.next)
 	}
@@ -77,6 +101,7 @@ func (r *Reader) Next(limit LSN) *Segment {
 	return &r.seg
 }
 
+// fetch begins to read segment i and those behind it, as many as the buffer takes.
 func (r *Reader) fetch(i *segInfo) *Segment {
 	l := r.log
 	if l.dev == nil {
@@ -84,12 +109,20 @@ func (r *Reader) fetch(i *segInfo) *Segment {
 		return nil
 	}
 	if r.buf == nil {
-		if r.buf, r.err = blk.Alloc(int(l.super.MaxSegmentBytes)); r.err != nil {
+		if r.buf, r.err = blk.Alloc(max(int(l.super.MaxSegmentBytes), min(readBytes, int(l.super.ChunkBytes)))); r.err != nil {
 			return nil
 		}
 	}
 	n := l.padded(int(i.bytes))
-	r.pin, r.state = l.Pin(), fetching
+	for lsn := r.next + 1; lsn <= l.durable; lsn++ {
+		j := l.info(lsn)
+		m := int64(j.pos-i.pos) + l.padded(int(j.bytes))
+		if m > int64(len(r.buf)) || j.pos%Pos(l.super.ChunkBytes) == 0 || l.RAM(j.pos, int(j.bytes)) != nil {
+			break
+		}
+		n = m
+	}
+	r.pin, r.state, r.asked, r.from, r.to = l.Pin(), fetching, i.pos, 0, 0
 	l.DeviceReadBytes += uint64(n)
 	r.req = blk.Request{Op: blk.Read, Offset: l.DeviceOffset(i.pos), Length: n, Buf: r.buf[:n], Owner: r}
 	l.dev.Submit(&r.req)
@@ -123,6 +156,7 @@ func (r *Reader) Rewind(lsn LSN) {
 
 // drop forgets a segment that was, or is being, fetched for another position.
 func (r *Reader) drop() {
+	r.from, r.to = 0, 0
 	switch r.state {
 	case fetched:
 		r.state = idle
