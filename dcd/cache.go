@@ -181,7 +181,8 @@ func (c *Cache) describe(s *seglog.Super) error {
 	}
 	c.info.LogicalBytes = max(i.LogicalBytes, s.DiskBlock)
 	c.info.PhysicalBytes = max(i.PhysicalBytes, c.info.LogicalBytes)
-	c.info.Rotational = i.Rotational
+	// Writes go to the log: a scheduler that orders them for the disk's arm would only delay them.
+	c.info.Rotational = i.Rotational && (c.o.Log == nil || c.o.Log.Info().Rotational)
 	c.info.Discard = i.Discard
 	return nil
 }

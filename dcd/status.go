@@ -18,6 +18,14 @@ type Status struct {
 	LogReadBytes              uint64 // read back because RAM had it no more
 	Appends, AppendedBytes    uint64
 	Full                      bool
+	LowWater, HighWater       int     // per cent
+	FreedBytesPerSecond       float64 // how fast log space comes back
+	CommitNanos               int64   // that an append takes, on average
+	BatchBlocks               int     // of the next destage batch
+	OldestNanos               int64   // wall-clock time of the oldest segment that is not destaged; 0: none, or not in RAM
+	Ordered                   bool
+	RAMBytes                  int64
+	MapBytes                  int64
 	ZeroExtents               int   // ranges discarded or zeroed, not yet destaged
 	ZeroBytes                 int64 // that they cover
 }
@@ -28,6 +36,10 @@ func (c *Cache) Status() Status {
 		Pending: c.pending.Len(), Waiting: c.waiting.Len(), LogReadBytes: c.log.DeviceReadBytes, Appends: c.log.Appends, AppendedBytes: c.log.AppendedBytes, Full: c.full,
 		ZeroExtents: len(c.zeros.list), ZeroBytes: c.zeros.bytes()}
 	s.LogUsed, s.LogBytes = c.log.Used()
+	s.LowWater, s.HighWater, s.Ordered = c.o.LowWater, c.o.HighWater, c.o.Ordered
+	s.FreedBytesPerSecond, s.CommitNanos, s.BatchBlocks = c.p.rate, c.log.AppendNanos(), c.p.budget()
+	s.OldestNanos, _ = c.log.Wall(s.Destaged + 1)
+	s.RAMBytes, s.MapBytes = c.log.Super().ChunkBytes, int64(len(c.idx.mem))
 	return s
 }
 

@@ -14,7 +14,9 @@ import (
 
 // LogCmd looks at log devices.
 type LogCmd struct {
-	Check LogCheckCmd `cmd:"" help:"Verify every checksum of a log and say what it holds; changes nothing."`
+	Check  LogCheckCmd  `cmd:"" help:"Verify every checksum of a log and say what it holds; changes nothing."`
+	Dump   LogDumpCmd   `cmd:"" help:"Print every segment of a log, and with --records what it holds."`
+	Rescue LogRescueCmd `cmd:"" help:"Write what can be read of a damaged log to its data disk; without --write say what that is."`
 }
 
 // LogCheckCmd checks one log.

@@ -97,6 +97,26 @@ func (p *PromoteCmd) Run(cli *CLI) error {
 	})
 }
 
+// DestageCmd empties a volume's log.
+type DestageCmd struct {
+	Name string `arg:"" help:"The volume."`
+}
+
+// Run asks the volume's server, and shows progress.
+func (d *DestageCmd) Run(cli *CLI) error {
+	var r struct {
+		LSN   uint64 `json:"destaged_lsn"`
+		Bytes int64  `json:"written_bytes"`
+	}
+	if err := do(d.Name, "destage", control.Args{}, &r); err != nil {
+		return err
+	}
+	return cli.print(r, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s: the disk holds everything up to LSN %d, %s written\n", d.Name, r.LSN, volume.Bytes(r.Bytes))
+		return err
+	})
+}
+
 func do(name, command string, a control.Args, result any) error {
 	if _, err := volume.LoadConfig(name); err != nil {
 		return err

@@ -9,6 +9,8 @@ import (
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/cmd/internal/supervise"
+	"github.com/robib-ublk/robib/dcd"
+	"github.com/robib-ublk/robib/dcd/seglog"
 )
 
 // Do carries out a command of the control socket, one at a time.
@@ -24,6 +26,8 @@ func (s *Server) Do(ctx context.Context, command string, a control.Args, progres
 		return nil, s.deleteVolume(ctx, a, progress)
 	case "promote":
 		return s.promote(a)
+	case "destage":
+		return s.destage(ctx, progress)
 	case "pair":
 		t, err := s.stack.token()
 		return map[string]string{"token": t, "address": s.stack.address()}, err
@@ -127,4 +131,41 @@ func (s *Server) promote(a control.Args) (any, error) {
 		return nil, err
 	}
 	return map[string]string{"device": s.dev.Path()}, nil
+}
+
+// destage empties the log of what was written before the command came, and says what it wrote.
+func (s *Server) destage(ctx context.Context, progress func(string)) (any, error) {
+	k := s.stack
+	var target seglog.LSN
+	var before, now dcd.Status
+	if err := k.call(func() {
+		target, before = k.cache.Log().Sealed(), k.cache.Status()
+		k.cache.DestageAll(true)
+	}); err != nil {
+		return nil, err
+	}
+	defer k.call(func() { k.cache.DestageAll(false) })
+	for last := time.Now(); ; time.Sleep(poll) {
+		var failed error
+		if err := k.call(func() {
+			now = k.cache.Status()
+			data, log := k.cache.Lost()
+			failed = errors.Join(data, log)
+		}); err != nil {
+			return nil, err
+		}
+		if failed != nil {
+			return nil, fmt.Errorf("the log cannot be emptied into the disk: %w", failed)
+		}
+		if now.Destaged >= target {
+			return map[string]uint64{"destaged_lsn": now.Destaged, "written_bytes": now.DestagedBytes - before.DestagedBytes}, nil
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("interrupted: destaged up to LSN %d of %d; destage goes on as the settings say", now.Destaged, target)
+		}
+		if time.Since(last) > time.Second {
+			progress(fmt.Sprintf("destaged up to LSN %d of %d, %s of log in use", now.Destaged, target, Bytes(now.LogUsed)))
+			last = time.Now()
+		}
+	}
 }

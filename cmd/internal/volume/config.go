@@ -50,6 +50,9 @@ type Config struct {
 	Mode       string `json:"mode"`
 	DeviceID   int    `json:"device_id"` // wanted ublk id; -1 any
 	RAMBytes   int64  `json:"ram_bytes,omitempty"`
+	Ordered    bool   `json:"ordered,omitempty"`
+	LowWater   int    `json:"low_water_percent,omitempty"` // 0: the default
+	HighWater  int    `json:"high_water_percent,omitempty"`
 	PeerKey    string `json:"peer_key,omitempty"` // fingerprint of the pinned peer
 	Overwrite  bool   `json:"overwrite,omitempty"`
 	FirstAlone bool   `json:"first_alone,omitempty"` // --degraded-ok at the first add

@@ -21,26 +21,38 @@ import (
 // WithDisk runs f on a device over file, on a ring of its own: what a command needs of a disk
 // when no server runs.
 func WithDisk(file *os.File, f func(d blk.Device, drive blk.Drive) error) error {
+	return WithDisks([]*os.File{file}, func(d []blk.Device, drive blk.Drive) error { return f(d[0], drive) })
+}
+
+// WithDisks is WithDisk for several on one loop.
+func WithDisks(files []*os.File, f func(d []blk.Device, drive blk.Drive) error) error {
 	done := make(chan error, 1)
 	go func() {
 		// The loop locks this thread; it ends with the goroutine.
 		runtime.LockOSThread()
-		done <- withDisk(file, f)
+		done <- withDisks(files, f)
 	}()
 	return <-done
 }
 
-func withDisk(file *os.File, f func(d blk.Device, drive blk.Drive) error) error {
+func withDisks(files []*os.File, f func(d []blk.Device, drive blk.Drive) error) error {
 	l, err := uring.NewLoop(uring.LoopOptions{})
 	if err != nil {
 		return err
 	}
-	d, err := filedev.Open(l, file, filedev.Options{})
-	if err != nil {
-		return errors.Join(err, l.Close())
+	var disks []blk.Device
+	for _, file := range files {
+		d, err := filedev.Open(l, file, filedev.Options{})
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+		disks = append(disks, d)
 	}
-	err = f(d, driveLoop(l))
-	return errors.Join(err, d.Close(), l.Close())
+	err = f(disks, driveLoop(l))
+	for _, d := range disks {
+		err = errors.Join(err, d.Close())
+	}
+	return errors.Join(err, l.Close())
 }
 
 // driveLoop makes a blk.Drive of a loop that does not run yet.
@@ -142,10 +154,21 @@ func mayFormat(q Request, c *Config, d blk.Device, drive blk.Drive) error {
 	return fmt.Errorf("log %s: %w", c.Log, err)
 }
 
+// maxRAM bounds the RAM that holds a log's newest bytes.
+const maxRAM = 4 << 30
+
+// ramChunk is the RAM ring's size for a wish, 0 where the default is meant.
+func ramChunk(wish, log int64) int64 {
+	if wish == 0 {
+		return 0
+	}
+	return max(min(wish, maxRAM, log/2), 1<<20) / 4096 * 4096
+}
+
 // newSuper describes the log of a new volume. A primary draws the volume's identity; a
 // secondary gets it from the primary it first meets.
 func newSuper(c *Config, f *os.File, disk blk.Info) (seglog.Super, error) {
-	s := seglog.Super{Log: newUUID(), DiskBytes: disk.SizeBytes / 4096 * 4096, DiskIdentity: disk.Identity, DiskBlock: disk.LogicalBytes}
+	s := seglog.Super{Log: newUUID(), DiskBytes: disk.SizeBytes / 4096 * 4096, DiskIdentity: disk.Identity, DiskBlock: disk.LogicalBytes, ChunkBytes: ramChunk(c.RAMBytes, c.LogBytes)}
 	if c.Role == Secondary {
 		s.Marks = seglog.Inconsistent
 		return s, nil

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/filedev"
@@ -27,6 +28,42 @@ type Request struct {
 	Mode       string
 	DeviceID   int
 	DegradedOK bool
+	Settings
+}
+
+// Settings are what `add` and `serve` take for the cache; nil or 0: as it is, or the default.
+type Settings struct {
+	Ordered             *bool
+	LowWater, HighWater int
+	RAMBytes            int64 // of a log that is made
+}
+
+// apply puts what was given into c and reports whether that changed it.
+func (s *Settings) apply(c *Config) (changed bool, err error) {
+	was := *c
+	if s.Ordered != nil {
+		c.Ordered = *s.Ordered
+	}
+	if s.LowWater > 0 {
+		c.LowWater = s.LowWater
+	}
+	if s.HighWater > 0 {
+		c.HighWater = s.HighWater
+	}
+	if c.LowWater > 0 || c.HighWater > 0 {
+		lo, hi := c.LowWater, c.HighWater
+		if lo == 0 {
+			lo = dcd.DefaultLowWater
+		}
+		if hi == 0 {
+			hi = dcd.DefaultHighWater
+		}
+		if lo < 1 || lo >= hi || hi > 95 {
+			return false, Usagef("watermarks of %d and %d per cent: the low one is at least 1 and below the high one, which is at most 95", lo, hi)
+		}
+		c.LowWater, c.HighWater = lo, hi
+	}
+	return was != *c, nil
 }
 
 // Prepared is a volume ready to be served: checked, formatted where that was asked for, opened exclusively.
@@ -113,7 +150,10 @@ func prepareKnown(c *Config, q Request) (*Prepared, error) {
 		return nil, fmt.Errorf("volume %s has its log on %s (volume %s), and what is not destaged yet lies only there: give that log, not %s", c.Name, c.Log, c.Volume, q.Log)
 	}
 	p := &Prepared{Config: c}
-	changed := false
+	changed, err := q.apply(c)
+	if err != nil {
+		return nil, err
+	}
 	for _, o := range []struct {
 		given string
 		kept  *string
@@ -125,7 +165,6 @@ func prepareKnown(c *Config, q Request) (*Prepared, error) {
 	if q.DeviceID >= 0 && q.DeviceID != c.DeviceID {
 		c.DeviceID, changed = q.DeviceID, true
 	}
-	var err error
 	if p.Disk, err = openKnown(c.Disk, "disk", c, p); err != nil {
 		return nil, err
 	}
@@ -226,6 +265,10 @@ func prepareNew(q Request) (_ *Prepared, err error) {
 	if c.Mode == "" {
 		c.Mode = "sync"
 	}
+	if _, err = q.apply(c); err != nil {
+		return nil, err
+	}
+	c.RAMBytes = q.RAMBytes
 	p.Config = c
 	if err = p.makeLog(q, info); err != nil {
 		return nil, err

@@ -73,7 +73,8 @@ func (k *stack) open(l *uring.Loop) (err error) {
 			return err
 		}
 	}
-	o := dcd.Options{Incarnation: random(), Follow: c.Role == Secondary, AcceptDisk: k.s.o.AcceptDisk}
+	o := dcd.Options{Incarnation: random(), Follow: c.Role == Secondary, AcceptDisk: k.s.o.AcceptDisk,
+		Ordered: c.Ordered, LowWater: c.LowWater, HighWater: c.HighWater}
 	if in.Disk != nil {
 		if k.disk, err = filedev.Open(l, in.Disk, filedev.Options{}); err != nil {
 			return err

@@ -8,53 +8,80 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/mirror"
 )
 
 // Status is what `robib-ublk status` shows of one volume; the JSON keys carry the units.
 type Status struct {
-	Name             string  `json:"name"`
-	Role             string  `json:"role"`
-	State            string  `json:"state"`
-	Reason           string  `json:"reason,omitempty"`
-	Degraded         bool    `json:"degraded"`
-	Inconsistent     bool    `json:"inconsistent"`
-	Device           string  `json:"device,omitempty"`
-	DeviceID         int     `json:"device_id"`
-	ServerPID        int     `json:"server_pid"`
-	Disk             string  `json:"disk"`
-	DiskBytes        int64   `json:"disk_bytes"`
-	Log              string  `json:"log"`
-	LogBytes         int64   `json:"log_bytes"`
-	LogUsedBytes     int64   `json:"log_used_bytes"`
-	DirtyBytes       int64   `json:"dirty_bytes"`
-	Volume           string  `json:"volume_uuid"`
-	Term             uint64  `json:"term"`
-	Marks            string  `json:"marks"`
-	Mode             string  `json:"mode"`
-	Remote           string  `json:"remote,omitempty"`
-	Listen           string  `json:"listen,omitempty"`
-	Connected        bool    `json:"connected"`
-	LastError        string  `json:"last_error,omitempty"`
-	Sealed           uint64  `json:"sealed_lsn"`
-	Durable          uint64  `json:"durable_lsn"`
-	Destaged         uint64  `json:"destaged_lsn"`
-	Shipped          uint64  `json:"shipped_lsn"`
-	Received         uint64  `json:"received_lsn"`
-	RemoteDurable    uint64  `json:"remote_durable_lsn"`
-	LagSegments      uint64  `json:"lag_segments"`
-	RoundTripMicros  float64 `json:"round_trip_us"`
-	SinceSeconds     float64 `json:"session_since_s"`
-	SyncPercent      float64 `json:"full_sync_percent"`
-	PeerReads        uint64  `json:"peer_reads_total"`
-	Reads            uint64  `json:"reads_total"`
-	Writes           uint64  `json:"writes_total"`
-	WrittenBytes     uint64  `json:"written_bytes_total"`
-	DestagedBytes    uint64  `json:"destaged_bytes_total"`
-	SupersededBytes  uint64  `json:"superseded_bytes_total"`
-	Commits          uint64  `json:"commits_total"`
-	Throttled        uint64  `json:"throttled_total"`
-	LogReadBytes     uint64  `json:"log_read_bytes_total"`
+	Name            string  `json:"name"`
+	Role            string  `json:"role"`
+	State           string  `json:"state"`
+	Reason          string  `json:"reason,omitempty"`
+	Degraded        bool    `json:"degraded"`
+	Inconsistent    bool    `json:"inconsistent"`
+	Device          string  `json:"device,omitempty"`
+	DeviceID        int     `json:"device_id"`
+	ServerPID       int     `json:"server_pid"`
+	Disk            string  `json:"disk"`
+	DiskBytes       int64   `json:"disk_bytes"`
+	Log             string  `json:"log"`
+	LogBytes        int64   `json:"log_bytes"`
+	LogUsedBytes    int64   `json:"log_used_bytes"`
+	DirtyBytes      int64   `json:"dirty_bytes"`
+	Volume          string  `json:"volume_uuid"`
+	Term            uint64  `json:"term"`
+	Marks           string  `json:"marks"`
+	Mode            string  `json:"mode"`
+	Remote          string  `json:"remote,omitempty"`
+	Listen          string  `json:"listen,omitempty"`
+	Connected       bool    `json:"connected"`
+	LastError       string  `json:"last_error,omitempty"`
+	Sealed          uint64  `json:"sealed_lsn"`
+	Durable         uint64  `json:"durable_lsn"`
+	Destaged        uint64  `json:"destaged_lsn"`
+	Shipped         uint64  `json:"shipped_lsn"`
+	Received        uint64  `json:"received_lsn"`
+	RemoteDurable   uint64  `json:"remote_durable_lsn"`
+	LagSegments     uint64  `json:"lag_segments"`
+	RoundTripMicros float64 `json:"round_trip_us"`
+	SinceSeconds    float64 `json:"session_since_s"`
+	SyncPercent     float64 `json:"full_sync_percent"`
+	PeerReads       uint64  `json:"peer_reads_total"`
+	Reads           uint64  `json:"reads_total"`
+	Writes          uint64  `json:"writes_total"`
+	WrittenBytes    uint64  `json:"written_bytes_total"`
+	DestagedBytes   uint64  `json:"destaged_bytes_total"`
+	SupersededBytes uint64  `json:"superseded_bytes_total"`
+	Commits         uint64  `json:"commits_total"`
+	Throttled       uint64  `json:"throttled_total"`
+	LogReadBytes    uint64  `json:"log_read_bytes_total"`
+
+	OccupancyPercent float64 `json:"log_occupancy_percent"`
+	LowWater         int     `json:"low_water_percent"`
+	HighWater        int     `json:"high_water_percent"`
+	Ordered          bool    `json:"ordered"`
+	RAMBytes         int64   `json:"ram_bytes"`
+	MapBytes         int64   `json:"map_bytes"`
+	MapEntries       int     `json:"map_entries"`
+	FreedPerSecond   float64 `json:"log_freed_bytes_per_second"`
+	EmptySeconds     float64 `json:"time_to_empty_s"`
+	OldestSeconds    float64 `json:"oldest_dirty_age_s"`
+	GatherSize       float64 `json:"requests_per_commit"`
+	CommitMicros     float64 `json:"commit_us"`
+	BatchBlocks      int     `json:"destage_batch_blocks"`
+	DestageBatches   uint64  `json:"destage_batches_total"`
+	WriteReduction   float64 `json:"write_reduction_percent"`
+	Discards         uint64  `json:"discards_total"`
+	WriteZeroes      uint64  `json:"write_zeroes_total"`
+	ZeroedBytes      uint64  `json:"zeroed_bytes_total"`
+	ZeroExtents      int     `json:"zero_extents"`
+	ZeroPending      int64   `json:"zero_pending_bytes"`
+	ReadRAM          uint64  `json:"read_ram_total"`
+	ReadLog          uint64  `json:"read_log_total"`
+	ReadDisk         uint64  `json:"read_disk_total"`
+	ReadZero         uint64  `json:"read_zero_total"`
+	HitPercent       float64 `json:"read_hit_percent"`
 	UptimeSeconds    float64 `json:"uptime_s"`
 	HeartbeatSeconds float64 `json:"heartbeat_s"`
 	PeerDeadSeconds  float64 `json:"peer_dead_s"`
@@ -76,6 +103,7 @@ func (s *Server) Status() (any, error) {
 		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
 		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
 		HeartbeatSeconds: mirror.DefaultHeartbeat / 1e9, PeerDeadSeconds: mirror.DefaultPeerDead / 1e9}
+	v.cache(&st.Cache)
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}
@@ -83,6 +111,29 @@ func (s *Server) Status() (any, error) {
 		v.Device, v.DeviceID = s.dev.Path(), s.dev.ID()
 	}
 	return v, nil
+}
+
+// cache fills in what the cache says of itself.
+func (v *Status) cache(s *dcd.Status) {
+	ratio := func(a, b float64) float64 {
+		if b == 0 {
+			return 0
+		}
+		return a / b
+	}
+	v.OccupancyPercent = ratio(float64(s.LogUsed)*100, float64(s.LogBytes))
+	v.LowWater, v.HighWater, v.Ordered, v.RAMBytes, v.MapBytes, v.MapEntries = s.LowWater, s.HighWater, s.Ordered, s.RAMBytes, s.MapBytes, s.DirtyBlocks
+	v.FreedPerSecond, v.EmptySeconds = s.FreedBytesPerSecond, ratio(float64(s.LogUsed), s.FreedBytesPerSecond)
+	if s.OldestNanos > 0 && v.DirtyBytes > 0 {
+		v.OldestSeconds = max(float64(time.Now().UnixNano()-s.OldestNanos)/1e9, 0)
+	}
+	v.GatherSize, v.CommitMicros = ratio(float64(s.Writes+s.Discards+s.Zeroes), float64(s.Commits)), float64(s.CommitNanos)/1e3
+	v.BatchBlocks, v.DestageBatches = s.BatchBlocks, s.DestageBatches
+	v.WriteReduction = ratio(float64(s.SupersededBytes)*100, float64(s.SupersededBytes+s.DestagedBytes))
+	v.Discards, v.WriteZeroes, v.ZeroedBytes, v.ZeroExtents, v.ZeroPending = s.Discards, s.Zeroes, s.ZeroedBytes, s.ZeroExtents, s.ZeroBytes
+	v.ReadRAM, v.ReadLog, v.ReadDisk, v.ReadZero = s.ReadRAM, s.ReadLog, s.ReadData, s.ReadZero
+	hits := float64(s.ReadRAM + s.ReadLog + s.ReadZero)
+	v.HitPercent = ratio(hits*100, hits+float64(s.ReadData+s.ReadPeer))
 }
 
 // Stopped is the status of a volume whose server does not run.
