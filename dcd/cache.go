@@ -253,6 +253,10 @@ func (c *Cache) Log() *seglog.Log { return c.log }
 // MaxWrite is the longest write that one segment takes; a longer one fails with EINVAL.
 func (c *Cache) MaxWrite() int64 { return c.log.MaxPayload(1) }
 
+// Memory is what the cache's writes come from: the log's RAM and the destage buffer. Whoever runs
+// the disks may register it with the kernel; it is the cache's until Close.
+func (c *Cache) Memory() [][]byte { return [][]byte{c.log.Memory(), c.d.buf} }
+
 // SetFallback names the device that is asked when data disk or log cannot answer a read.
 func (c *Cache) SetFallback(d blk.Device) { c.fallback = d }
 

@@ -75,6 +75,7 @@ func (q *Queue) open(p *ringPort, depth int) (err error) {
 	if p.slot, err = p.loop.RegisterFile(int(p.f.Fd())); err != nil {
 		return err
 	}
+	p.loop.RegisterBuffer(q.bufs) // best effort: the disks below need not look its pages up
 	p.id = p.loop.Add(q)
 	q.port, q.ring = p, p
 	return nil
@@ -193,7 +194,7 @@ func (q *Queue) Close() error {
 		return fmt.Errorf("ublk: queue closed while the driver still has %d tags", n)
 	}
 	q.ring.loop.Remove(q.ring.id)
-	return errors.Join(q.ring.loop.UnregisterFile(q.ring.slot), q.release(), q.ring.f.Close())
+	return errors.Join(q.ring.loop.UnregisterBuffer(q.bufs), q.ring.loop.UnregisterFile(q.ring.slot), q.release(), q.ring.f.Close())
 }
 
 func (q *Queue) release() error {

@@ -118,6 +118,30 @@ func (l *Loop) UnregisterFile(slot int32) error { return l.ring.UnregisterFile(s
 // RegisterBuffer makes mem usable by fixed reads and writes.
 func (l *Loop) RegisterBuffer(mem []byte) (uint16, error) { return l.ring.RegisterBuffer(mem) }
 
+// UnregisterBuffer takes memory back that RegisterBuffer was given; it must happen before that is
+// unmapped, and may be called for memory that is not registered. What is in flight keeps it pinned.
+func (l *Loop) UnregisterBuffer(mem []byte) error { return l.ring.UnregisterBuffer(mem) }
+
+// UseFixed turns a read or write that PrepRead or PrepWrite filled in into a fixed one, where its
+// memory lies in a registered buffer: the kernel then need not look its pages up.
+func (l *Loop) UseFixed(e *SQE) {
+	if e.Opcode != OpRead && e.Opcode != OpWrite {
+		return
+	}
+	for i := range l.ring.regions {
+		g := &l.ring.regions[i]
+		if e.Addr >= g.from && e.Addr+uint64(e.Len) <= g.to {
+			e.BufIndex = uint16(i)
+			if e.Opcode == OpRead {
+				e.Opcode = OpReadFixed
+			} else {
+				e.Opcode = OpWriteFixed
+			}
+			return
+		}
+	}
+}
+
 // Inline says that this batch holds an entry that completes inside the enter call (a SEND): the
 // next enter then first submits without waiting.
 func (l *Loop) Inline() { l.inline = true }

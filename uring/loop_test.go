@@ -1,6 +1,7 @@
 package uring
 
 import (
+	"errors"
 	"math"
 	"os"
 	"runtime"
@@ -223,4 +224,39 @@ func TestBatchAllocatesNothing(t *testing.T) {
 			t.Errorf("%v allocations per batch", n)
 		}
 	})
+}
+
+// UseFixed finds registered memory, also a part of it, and nothing after it was unregistered.
+func TestUseFixed(t *testing.T) {
+	runtime.LockOSThread()
+	l, err := NewLoop(LoopOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a, b := mmap(t, 8192), mmap(t, 4096)
+	for range 40 { // more often than there are slots
+		for _, m := range [][]byte{a, b} {
+			if _, err := l.RegisterBuffer(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := new(SQE)
+		e.PrepWrite(3, b[512:1024], 0)
+		if l.UseFixed(e); e.Opcode != OpWriteFixed || e.BufIndex != 1 {
+			t.Fatalf("%+v", e)
+		}
+		e = new(SQE)
+		e.PrepRead(3, a, 0)
+		if l.UseFixed(e); e.Opcode != OpReadFixed || e.BufIndex != 0 {
+			t.Fatalf("%+v", e)
+		}
+		if err := errors.Join(l.UnregisterBuffer(a), l.UnregisterBuffer(b)); err != nil {
+			t.Fatal(err)
+		}
+		e.PrepRead(3, a, 0)
+		if l.UseFixed(e); e.Opcode != OpRead {
+			t.Fatalf("%+v", e)
+		}
+	}
 }

@@ -18,6 +18,9 @@ type Options struct {
 	Buffers   uint32 // registered-buffer slots; 0 = 16
 }
 
+// region is the address range of a registered buffer.
+type region struct{ from, to uint64 }
+
 // Ring is one io_uring. It belongs to one thread.
 type Ring struct {
 	fd     int
@@ -37,8 +40,8 @@ type Ring struct {
 	argMem                 []byte
 
 	files   []int32 // fixed-file table, -1 free
-	buffers int     // registered so far
 	bufCap  int
+	regions []region // memory of the registered buffers, by index
 
 	// Enters counts io_uring_enter calls, for reports.
 	Enters uint64

@@ -156,21 +156,46 @@ func (r *Ring) setFile(slot int, fd int32) error {
 
 // RegisterBuffer makes mem, outside the Go heap, usable by READ_FIXED and WRITE_FIXED.
 func (r *Ring) RegisterBuffer(mem []byte) (index uint16, err error) {
-	if r.buffers == r.bufCap {
+	i := 0
+	for i < len(r.regions) && r.regions[i] != (region{}) {
+		i++
+	}
+	if i == r.bufCap {
 		return 0, fmt.Errorf("io_uring: all %d buffer slots are taken", r.bufCap)
 	}
 	iov := unix.Iovec{Base: &mem[0], Len: uint64(len(mem))}
+	if err := r.updateBuffer(i, &iov); err != nil {
+		return 0, fmt.Errorf("io_uring: register %d bytes: %w", len(mem), err)
+	}
+	if i == len(r.regions) {
+		r.regions = append(r.regions, region{})
+	}
+	at := uint64(uintptr(unsafe.Pointer(&mem[0])))
+	r.regions[i] = region{at, at + uint64(len(mem))}
+	return uint16(i), nil
+}
+
+// UnregisterBuffer empties the slot that holds mem, if there is one.
+func (r *Ring) UnregisterBuffer(mem []byte) error {
+	at := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem))))
+	for i, g := range r.regions {
+		if g.from == at && len(mem) > 0 {
+			r.regions[i] = region{}
+			return r.updateBuffer(i, new(unix.Iovec))
+		}
+	}
+	return nil
+}
+
+func (r *Ring) updateBuffer(i int, iov *unix.Iovec) error {
 	var tag uint64
 	u := struct { // struct io_uring_rsrc_update2
 		offset, resv uint32
 		data, tags   uint64
 		nr, resv2    uint32
-	}{offset: uint32(r.buffers), data: uint64(uintptr(unsafe.Pointer(&iov))), tags: uint64(uintptr(unsafe.Pointer(&tag))), nr: 1}
-	if _, err := r.register(registerBufUpdate, unsafe.Pointer(&u), unsafe.Sizeof(u)); err != nil {
-		return 0, fmt.Errorf("io_uring: register %d bytes: %w", len(mem), err)
-	}
-	r.buffers++
-	return uint16(r.buffers - 1), nil
+	}{offset: uint32(i), data: uint64(uintptr(unsafe.Pointer(iov))), tags: uint64(uintptr(unsafe.Pointer(&tag))), nr: 1}
+	_, err := r.register(registerBufUpdate, unsafe.Pointer(&u), unsafe.Sizeof(u))
+	return err
 }
 
 // Supports reports whether the kernel knows operation op.

@@ -20,7 +20,7 @@ import (
 type making struct {
 	Disk       string `help:"The data disk: a block device or a file." placeholder:"PATH"`
 	Log        string `help:"The log device or file; without it a file in the state directory." placeholder:"PATH"`
-	LogSize    int64  `help:"Size in MiB of a log file that is made." placeholder:"MIB"`
+	LogSize    int64  `help:"Size in MiB of a log file that is made, or of what is used of a log device." placeholder:"MIB"`
 	CreateLog  bool   `help:"Format a blank log device."`
 	Overwrite  bool   `help:"Destroy what is found on the log, or on a secondary's disk."`
 	Name       string `help:"The volume's name; without it the disk's." placeholder:"NAME"`

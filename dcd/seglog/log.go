@@ -101,6 +101,9 @@ func (l *Log) Used() (used, of int64) {
 	return int64(l.head - l.rec.free), l.ringBytes()
 }
 
+// Memory is the RAM ring, from which appends are written.
+func (l *Log) Memory() []byte { return l.ram }
+
 // Free is the position below which everything may be overwritten.
 func (l *Log) Free() Pos { return l.rec.free }
 

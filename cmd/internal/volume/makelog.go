@@ -104,7 +104,12 @@ func (p *Prepared) makeLog(q Request, disk blk.Info) error {
 	if info.ReadOnly || info.Zoned {
 		return fmt.Errorf("log %s is read-only or zoned: it must be written in place", c.Log)
 	}
-	c.LogBytes = info.SizeBytes
+	if q.LogBytes > info.SizeBytes {
+		return Usagef("--log-size %d: log %s has %s", q.LogBytes>>20, c.Log, Bytes(info.SizeBytes))
+	}
+	if c.LogBytes = info.SizeBytes; q.LogBytes > 0 {
+		c.LogBytes = q.LogBytes
+	}
 	super, err := newSuper(c, p.Disk, disk)
 	if err != nil {
 		return err
@@ -113,7 +118,7 @@ func (p *Prepared) makeLog(q Request, disk blk.Info) error {
 		if err := mayFormat(q, c, d, drive); err != nil {
 			return err
 		}
-		return seglog.Create(d, super, drive)
+		return seglog.Create(&part{d, c.LogBytes}, super, drive)
 	})
 	if err != nil {
 		if c.LogOwned {
@@ -123,6 +128,19 @@ func (p *Prepared) makeLog(q Request, disk blk.Info) error {
 	}
 	c.LogID, c.Volume = super.Log.String(), super.Volume.String()
 	return nil
+}
+
+// part is the beginning of a device.
+type part struct {
+	blk.Device
+	bytes int64
+}
+
+// Info describes the part.
+func (p *part) Info() blk.Info {
+	i := p.Device.Info()
+	i.SizeBytes = p.bytes
+	return i
 }
 
 // mayFormat refuses to format a log device without the word that what is on it calls for.

@@ -93,6 +93,9 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	if k.cache, err = dcd.Open(o, drive); err != nil {
 		return k.explain(err)
 	}
+	for _, m := range k.cache.Memory() {
+		l.RegisterBuffer(m) // best effort: it saves time only
+	}
 	mode, err := mirror.ParseMode(c.Mode)
 	if err != nil {
 		return err

@@ -162,6 +162,7 @@ func (d *Disk) start(r *blk.Request) {
 func (d *Disk) issue(i uint32) {
 	e := d.loop.Get()
 	d.prep(e, &d.ops[i])
+	d.loop.UseFixed(e)
 	e.Flags |= uring.FixedFile
 	e.UserData = d.id | uint64(i)
 }
