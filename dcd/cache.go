@@ -117,8 +117,11 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 	if o.DiskNanos == 0 {
 		o.DiskNanos = DefaultDiskNanos
 	}
+	if o.LowWater == 0 {
+		o.LowWater = DefaultLowWater
+	}
 	if o.HighWater == 0 {
-		o.LowWater, o.HighWater = DefaultLowWater, DefaultHighWater
+		o.HighWater = DefaultHighWater
 	}
 	c := &Cache{AckLimit: math.MaxUint64, DestageLimit: math.MaxUint64, data: o.Data, o: o, follow: o.Follow}
 	super := o.Super

@@ -79,6 +79,8 @@ type Node struct {
 	peer PeerDisk
 	srv  server
 
+	wanted       Mode   // that SetMode asked for, not in force yet; 0: none
+	wantedAt     uint64 // superblock ticket that must be durable before
 	remoteMode   bool
 	remoteAsked  bool
 	remoteDown   int64 // since when the peer is away while remote; 0: it is there
@@ -155,7 +157,7 @@ func (n *Node) serve(reason string) {
 	n.event("volume", "starting", "serving", reason)
 	switch {
 	case !n.hasPeer():
-	case n.s.up && !n.full.active && n.marks()&seglog.Degraded == 0 && (n.o.Mode == Sync || n.marks()&seglog.Ahead != 0):
+	case n.s.up && !n.full.active && n.marks()&seglog.Degraded == 0 && (!n.o.Mode.ahead() || n.marks()&seglog.Ahead != 0):
 		n.bound, n.boundAt = true, n.log.Durable()
 		n.limitBound()
 	default:
@@ -209,9 +211,21 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	return wake
 }
 
+// watchesDurable reports whether the policy looks at what is durable here. In the steady state it
+// does not, and each append that completes would cost a batch of its own.
+func (n *Node) watchesDurable() bool {
+	if !n.primary {
+		return n.rx.syncing || n.rx.ending
+	}
+	return n.hasPeer() && !(n.ready && n.bound && n.ship.durable >= n.boundAt && !n.remoteMode)
+}
+
 // progress is what the policy depends on and the cache moves.
 func (n *Node) progress() [5]uint64 {
-	p := [5]uint64{n.log.Updated(), n.log.Durable(), uint64(n.rx.out), n.cache.Cleared()}
+	p := [5]uint64{n.log.Updated(), 0, uint64(n.rx.out), n.cache.Cleared()}
+	if n.watchesDurable() {
+		p[1] = n.log.Durable()
+	}
 	if n.rx.flushed {
 		p[4] = 1
 	}

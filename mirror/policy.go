@@ -36,6 +36,7 @@ func (n *Node) policy() (wake int64) {
 		return n.startRule()
 	}
 	n.watchDisks()
+	n.switchMode()
 	switch {
 	case n.remoteMode:
 		n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, n.ship.durable
@@ -60,14 +61,15 @@ func (n *Node) policy() (wake int64) {
 
 // limitBound sets the limits while the session binds acknowledgements.
 func (n *Node) limitBound() {
-	if n.o.Mode == Async {
+	switch n.o.Mode {
+	case Async:
 		n.cache.AckLimit, n.cache.DestageLimit = unlimited, unlimited
+		return
+	case SemiSync:
+		n.cache.AckLimit, n.cache.DestageLimit = n.ship.received, unlimited
 		return
 	}
 	n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, n.ship.durable
-	if Planted && Plant == "ack-received" {
-		n.cache.AckLimit = n.ship.received
-	}
 }
 
 // tryBind binds acknowledgements to the mode again once the peer has nearly caught up.
@@ -90,8 +92,8 @@ func (n *Node) clearMarks() {
 		return
 	}
 	drop := alone
-	if n.o.Mode == Async {
-		drop = seglog.Degraded // always ahead
+	if n.o.Mode.ahead() || n.wanted.ahead() && n.wanted != 0 {
+		drop = seglog.Degraded
 	}
 	if n.marks()&drop != 0 {
 		n.clearing = n.log.Update(func(s *seglog.Super) { s.Marks &^= drop })
@@ -225,6 +227,9 @@ func (n *Node) acked(f *wire.Frame) {
 	n.ship.durable = max(n.ship.durable, f.Durable)
 	if n.ship.r != nil {
 		n.ship.r.Release(n.ship.durable)
+		if Planted && Plant == "release-received" {
+			n.ship.r.Release(n.ship.received)
+		}
 	}
 	if f.Flags&ackWhole != 0 {
 		n.full.whole()

@@ -371,21 +371,33 @@ func (s *session) heartbeat() {
 		return
 	}
 	f := s.n.frameOf(wire.Heartbeat)
+	if s.n.primary {
+		f.Flags = uint8(s.n.o.Mode) << beatMode
+	}
 	if s.conn.Send(f) {
 		s.beaten = s.n.now.Mono
 	}
 }
 
+// Flags of a heartbeat: whether it answers one, and the primary's mode.
+const (
+	beatAnswer = 1
+	beatMode   = 4 // shift
+)
+
 // beat answers a heartbeat, so that the sender learns the round trip, and takes an answer.
 func (n *Node) beat(f *wire.Frame) {
-	if f.Flags == 1 {
+	if f.Flags&beatAnswer != 0 {
 		n.s.rtt = n.now.Mono - f.Sent
 		return
 	}
 	if !n.primary {
 		n.rx.declare(f.Durable)
+		if m := Mode(f.Flags >> beatMode); m != 0 {
+			n.o.Mode = m
+		}
 	}
 	r := n.frameOf(wire.Heartbeat)
-	r.Flags, r.Sent = 1, f.Sent
+	r.Flags, r.Sent = beatAnswer, f.Sent
 	n.s.conn.Send(r)
 }

@@ -52,7 +52,7 @@ type AddCmd struct {
 	making
 	Remote     string `help:"The machine that holds the second copy, HOST:PORT." placeholder:"ADDR"`
 	Pair       string `help:"The pairing token that serve printed, or - to read it from standard input." placeholder:"TOKEN"`
-	Mode       string `help:"What an acknowledged write stands for: sync (durable on both machines, the default) or async (durable here)." placeholder:"MODE"`
+	Mode       string `help:"What an acknowledged write stands for: sync (durable on both machines, the default), semisync (durable here, received there) or async (durable here)." placeholder:"MODE"`
 	ID         int    `default:"-1" help:"The N of /dev/ublkbN; -1 takes the first that is free."`
 	DegradedOK bool   `name:"degraded-ok" help:"Begin although the peer cannot be reached."`
 	StartAlone bool   `help:"Serve although the peer cannot be asked whether it has newer writes."`

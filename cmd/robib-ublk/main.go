@@ -30,6 +30,7 @@ type CLI struct {
 	Status  StatusCmd  `cmd:"" help:"Show volumes: role, state and why, positions. Exits 3 when degraded, 4 when inconsistent."`
 	Stop    StopCmd    `cmd:"" help:"Take a volume's device away at once and keep its log; add brings it back."`
 	Del     DelCmd     `cmd:"" help:"End a volume: bring the peer level, empty the log into the disk, forget it. The disk then mounts without us."`
+	Set     SetCmd     `cmd:"" help:"Change a volume's settings while it serves, for example mode=async; without settings show them."`
 	Destage DestageCmd `cmd:"" help:"Empty a volume's log into its disk now; writes go on meanwhile."`
 	Recover RecoverCmd `cmd:"" help:"Start a new server under a device whose server and supervisor are both gone."`
 	Promote PromoteCmd `cmd:"" help:"Make this secondary the primary: its block device appears here."`

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
@@ -94,6 +95,48 @@ func (p *PromoteCmd) Run(cli *CLI) error {
 	return cli.print(r, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%s: this machine is the primary now\n%s: live\n", p.Name, r.Device)
 		return err
+	})
+}
+
+// SetCmd changes settings online.
+type SetCmd struct {
+	Name string   `arg:"" help:"The volume."`
+	Set  []string `arg:"" optional:"" name:"setting" help:"KEY=VALUE: mode, low-water, high-water, ordered."`
+}
+
+// Run asks the volume's server; a stopped volume's settings count from its next start.
+func (s *SetCmd) Run(cli *CLI) error {
+	c, err := volume.LoadConfig(s.Name)
+	if err != nil {
+		return err
+	}
+	want := map[string]string{}
+	for _, kv := range s.Set {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || v == "" {
+			return volume.Usagef("%q: want KEY=VALUE, for example mode=async", kv)
+		}
+		want[k] = v
+	}
+	n, err := c.Change(want)
+	if err != nil {
+		return err
+	}
+	if len(want) > 0 {
+		err := do(s.Name, "set", control.Args{Set: want}, nil)
+		if errors.Is(err, control.ErrNotRunning) {
+			err = n.Save()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	all := n.Get()
+	return cli.print(all, func(w io.Writer) error {
+		for _, x := range volume.SettingList {
+			fmt.Fprintf(w, "%s=%s  # %s\n", x.Name, all[x.Name], x.Help)
+		}
+		return nil
 	})
 }
 

@@ -6,7 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"hash/crc64"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // LSN numbers segments from 1; it is the order of everything.
@@ -65,9 +66,8 @@ const (
 )
 
 var (
-	le      = binary.LittleEndian
-	crcTab  = crc32.MakeTable(crc32.Castagnoli)
-	hashTab = crc64.MakeTable(crc64.ECMA)
+	le     = binary.LittleEndian
+	crcTab = crc32.MakeTable(crc32.Castagnoli)
 )
 
 // Errors of a segment that is not what it should be.
@@ -159,7 +159,7 @@ func putHeader(s *Segment) uint64 {
 	le.PutUint64(b[80:], s.PrevHash)
 	h := b[:fixedBytes+s.Records*recordBytes]
 	le.PutUint32(b[4:], crc32.Checksum(h, crcTab))
-	return crc64.Checksum(h, hashTab)
+	return xxhash.Sum64(h)
 }
 
 // ParseHeader decodes a segment's header out of b, which holds at least the header, from any
@@ -186,7 +186,7 @@ func ParseHeader(b []byte, limit int) (Segment, error) {
 	if crc32.Update(sum, crcTab, h[8:]) != le.Uint32(b[4:]) {
 		return s, fmt.Errorf("%w: header checksum of LSN %d", ErrCorrupt, s.LSN)
 	}
-	s.Hash = crc64.Checksum(h, hashTab)
+	s.Hash = xxhash.Sum64(h)
 	return s, nil
 }
 

@@ -425,3 +425,6 @@ func (l *Log) Close() error {
 	}
 	return err
 }
+
+// SetDevice puts another device in the log device's place; for benchmarks.
+func (l *Log) SetDevice(d blk.Device) { l.dev = d }

@@ -78,6 +78,10 @@ func (p *Pair) disturb() {
 			p.Turn()
 		}
 	}
+	if p.W.Rand.IntN(4) == 0 && p.M[0].Node != nil {
+		p.Mode = mirror.Mode(1 + p.W.Rand.IntN(3))
+		p.M[0].Node.SetMode(p.Mode)
+	}
 	switch p.W.Rand.IntN(6) {
 	case 0:
 		p.Net.Break()
@@ -162,7 +166,7 @@ func (p *Pair) failover() {
 	for range p.W.Rand.IntN(400) {
 		p.Turn()
 	}
-	safe := p.Mode == mirror.Sync && p.state(0) == mirror.StateInSync
+	safe := p.M[0].Node.Status().Mode == mirror.Sync && p.Mode == mirror.Sync && p.state(0) == mirror.StateInSync
 	p.Crash(0)
 	p.Load = nil
 	if p.W.Rand.IntN(2) == 0 {
@@ -207,7 +211,7 @@ func (p *Pair) failover() {
 var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596}, mirror.Async: {119}}
 
 func TestSimulation(t *testing.T) {
-	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async} {
+	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {
 		n, seen, sessions := blktest.Seeds(t, 150), map[uint64]bool{}, 0
 		one := func(seed uint64) {
 			p, err := run(seed, mode)

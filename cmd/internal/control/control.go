@@ -39,7 +39,8 @@ type Handler interface {
 
 // Args are a command's arguments.
 type Args struct {
-	Force bool `json:"force,omitempty"`
+	Force bool              `json:"force,omitempty"`
+	Set   map[string]string `json:"set,omitempty"` // settings to change, by name
 }
 
 // Line is one line of a command's answer: progress lines, then one with Done.

@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"ublk/blk/filedev":  {"uring", "ublk/blk", "x/sys"},
 	"ublk/blk/blktest":  {"ublk/blk"},
 	"ublk":              {"uring", "ublk/blk", "x/sys"},
-	"dcd/seglog":        {"ublk/blk"},
+	"dcd/seglog":        {"ublk/blk", "github.com/cespare/xxhash/v2"},
 	"dcd":               {"ublk/blk", "dcd/seglog"},
 	"mirror/wire":       {},
 	"mirror/link":       {"mirror/wire", "uring", "x/sys"},

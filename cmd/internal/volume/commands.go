@@ -26,6 +26,8 @@ func (s *Server) Do(ctx context.Context, command string, a control.Args, progres
 		return nil, s.deleteVolume(ctx, a, progress)
 	case "promote":
 		return s.promote(a)
+	case "set":
+		return s.set(a.Set)
 	case "destage":
 		return s.destage(ctx, progress)
 	case "pair":

@@ -13,6 +13,7 @@ import (
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/link"
 	"github.com/robib-ublk/robib/ublk"
+	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/filedev"
 	"github.com/robib-ublk/robib/uring"
 )
@@ -29,6 +30,8 @@ type stack struct {
 	queue     *ublk.Queue
 	tagsBack  chan struct{}
 	net       *network
+
+	wallAt, wallAhead int64 // Mono when the wall clock was read, and what it is ahead of Mono
 }
 
 // run opens everything, says so, and runs the loop until it is stopped.
@@ -53,8 +56,14 @@ func (k *stack) run(opened chan<- error) {
 	close(k.s.ended)
 }
 
+// wallEvery is how often the wall clock, a label only, is read anew.
+const wallEvery = 250_000_000
+
 func (k *stack) kick(mono int64) int64 {
-	now := instant(mono)
+	if mono-k.wallAt > wallEvery {
+		k.wallAt, k.wallAhead = mono, time.Now().UnixNano()-mono
+	}
+	now := blk.Instant{Mono: mono, Wall: mono + k.wallAhead}
 	wake := k.node.Kick(now)
 	if k.queue != nil {
 		k.queue.Kick(now)

@@ -1,0 +1,74 @@
+package volume
+
+import (
+	"testing"
+
+	"github.com/robib-ublk/robib/dcd"
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/ublk"
+	"github.com/robib-ublk/robib/ublk/blk"
+	"github.com/robib-ublk/robib/ublk/blk/blktest"
+)
+
+// later completes what it was given at the end of the batch, as a disk does.
+type later struct {
+	ram
+	q blk.Queue
+}
+
+func (d *later) Submit(r *blk.Request) { d.q.Push(r) }
+func (d *later) reap() {
+	for r := d.q.Pop(); r != nil; r = d.q.Pop() {
+		r.Err = 0
+		r.Owner.Complete(r)
+	}
+}
+
+// BenchmarkWrite is one 4-KiB write through the faked queue, a node without peer, and the cache:
+// all the server's own work but that of the ring.
+func BenchmarkWrite(b *testing.B) {
+	for _, depth := range []int{1, 32} {
+		b.Run(map[int]string{1: "depth 1", 32: "depth 32"}[depth], func(b *testing.B) {
+			const size = 256 << 20
+			w := blktest.NewWorld(1)
+			made := blktest.NewDisk(w, "log", 256<<20, 1000)
+			s := seglog.Super{Volume: seglog.UUID{1}, Term: seglog.Term{Number: 1, ID: 1}, DiskBytes: size, DiskBlock: 512}
+			if err := seglog.Create(made, s, w.Drive); err != nil {
+				b.Fatal(err)
+			}
+			log := &later{ram: ram{256 << 20}}
+			data := &ram{size}
+			c, err := dcd.Open(dcd.Options{Data: data, Log: made, Incarnation: 1}, w.Drive)
+			if err != nil {
+				b.Fatal(err)
+			}
+			c.Log().SetDevice(log)
+			c.HoldDestage(false)
+			n, err := mirror.New(mirror.Options{Cache: c, Primary: true, Drive: w.Drive, Random: func() uint64 { return 4 }})
+			if err != nil {
+				b.Fatal(err)
+			}
+			f, err := ublk.NewFake(n.Device(), depth, 64<<10)
+			if err != nil {
+				b.Fatal(err)
+			}
+			now := blk.Instant{Mono: 1e9, Wall: 1e18}
+			issued := 0
+			b.ResetTimer()
+			for f.Commits < b.N {
+				for f.Free() > 0 {
+					issued++
+					f.Issue(blk.Write, 0, int64(issued*7919%16384)*4096, 4096, nil)
+				}
+				now.Mono += 10_000
+				n.Kick(now)
+				f.Queue.Kick(now)
+				log.reap()
+				now.Mono += 10_000
+				n.Kick(now)
+				f.Queue.Kick(now)
+			}
+		})
+	}
+}

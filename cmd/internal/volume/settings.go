@@ -1,0 +1,125 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/robib-ublk/robib/dcd"
+	"github.com/robib-ublk/robib/mirror"
+)
+
+// Setting is one thing that `set` changes while a volume serves.
+type Setting struct {
+	Name string
+	Help string
+	get  func(c *Config) string
+	set  func(c *Config, v string) error
+}
+
+// SettingList is all of them, in the order in which they are shown.
+var SettingList = []Setting{
+	{"mode", "sync, semisync or async", func(c *Config) string { return c.Mode }, func(c *Config, v string) error {
+		m, err := mirror.ParseMode(v)
+		if c.Mode = m.String(); err == nil && c.Role != Primary {
+			err = errors.New("the primary sets the mode")
+		}
+		return err
+	}},
+	{"low-water", "per cent of the log from which destage does not wait for an idle disk", func(c *Config) string { return strconv.Itoa(orDefault(c.LowWater, dcd.DefaultLowWater)) },
+		func(c *Config, v string) error { return percent(v, &c.LowWater) }},
+	{"high-water", "per cent of the log from which writes are admitted as fast as space comes back", func(c *Config) string { return strconv.Itoa(orDefault(c.HighWater, dcd.DefaultHighWater)) },
+		func(c *Config, v string) error { return percent(v, &c.HighWater) }},
+	{"ordered", "yes: destage in write order, segment by segment", func(c *Config) string { return yesNo(c.Ordered) }, func(c *Config, v string) (err error) {
+		c.Ordered, err = parseYesNo(v)
+		return err
+	}},
+}
+
+func orDefault(v, d int) int {
+	if v == 0 {
+		return d
+	}
+	return v
+}
+
+func yesNo(v bool) string {
+	if v {
+		return "yes"
+	}
+	return "no"
+}
+
+func parseYesNo(v string) (bool, error) {
+	switch strings.ToLower(v) {
+	case "yes", "on", "true", "1":
+		return true, nil
+	case "no", "off", "false", "0":
+		return false, nil
+	}
+	return false, fmt.Errorf("%q: say yes or no", v)
+}
+
+func percent(v string, to *int) error {
+	n, err := strconv.Atoi(strings.TrimSuffix(v, "%"))
+	if err != nil || n < 1 || n > 95 {
+		return fmt.Errorf("%q: a number from 1 to 95", v)
+	}
+	*to = n
+	return nil
+}
+
+// Get shows every setting of a configuration.
+func (c *Config) Get() map[string]string {
+	m := map[string]string{}
+	for _, s := range SettingList {
+		m[s.Name] = s.get(c)
+	}
+	return m
+}
+
+// Change applies settings to a copy of c, or says which one is wrong.
+func (c *Config) Change(set map[string]string) (*Config, error) {
+	n := *c
+	for name, v := range set {
+		i := slices.IndexFunc(SettingList, func(s Setting) bool { return s.Name == name })
+		if i < 0 {
+			var known []string
+			for _, s := range SettingList {
+				known = append(known, s.Name)
+			}
+			return nil, Usagef("there is no setting %q; there are: %s", name, strings.Join(known, ", "))
+		}
+		if err := SettingList[i].set(&n, v); err != nil {
+			return nil, Usagef("%s: %v", name, err)
+		}
+	}
+	if lo, hi := orDefault(n.LowWater, dcd.DefaultLowWater), orDefault(n.HighWater, dcd.DefaultHighWater); lo >= hi {
+		return nil, Usagef("low-water %d must be below high-water %d", lo, hi)
+	}
+	return &n, nil
+}
+
+// set changes settings of the running volume: remembered first, then put in force.
+func (s *Server) set(want map[string]string) (any, error) {
+	n, err := s.c.Change(want)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.Save(); err != nil {
+		return nil, err
+	}
+	*s.c = *n
+	mode, err := mirror.ParseMode(n.Mode)
+	if err != nil {
+		return nil, err
+	}
+	return n.Get(), s.stack.call(func() {
+		s.stack.cache.Tune(n.LowWater, n.HighWater, n.Ordered)
+		if n.Role == Primary {
+			s.stack.node.SetMode(mode)
+		}
+	})
+}
