@@ -148,7 +148,7 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 		seen.note(s)
 	}}, drive)
 	if err == nil && o.Data != nil {
-		err = seen.check(c.log.Super(), o.Data, drive, o.AcceptDisk)
+		err = seen.check(c.log, o.Data, drive, o.AcceptDisk)
 	}
 	if err == nil && o.Log != nil && c.log.Super().Incompat&seglog.Zeroes == 0 {
 		// Durable before the first such record: an older version then names it, and calls nothing corrupt.

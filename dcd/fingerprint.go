@@ -56,10 +56,11 @@ func Fingerprint(dev blk.Device, size int64, drive blk.Drive) (f [seglog.Fingerp
 type sightings struct {
 	size int64
 	seen map[int][]uint64
+	at   map[int][]seglog.Pos // versions whose bytes were not read: they lie there
 }
 
 func newSightings(s *seglog.Super) *sightings {
-	return &sightings{s.DiskBytes, map[int][]uint64{}}
+	return &sightings{s.DiskBytes, map[int][]uint64{}, map[int][]seglog.Pos{}}
 }
 
 func (g *sightings) note(s *seglog.Segment) {
@@ -68,6 +69,10 @@ func (g *sightings) note(s *seglog.Segment) {
 		p := s.Payload(r)
 		if isZeroing(r.Kind) {
 			g.noteZero(&r)
+			continue
+		}
+		if p == nil {
+			printsAt(r.Offset, r.Offset+r.Length, g.size, func(k int, off int64) { g.at[k] = append(g.at[k], r.At+seglog.Pos(off-r.Offset)) })
 			continue
 		}
 		for off := int64(0); off < r.Length; off += blk.SectorBytes {
@@ -85,15 +90,20 @@ func (g *sightings) noteZero(r *seglog.Record) {
 
 // printsIn calls f for each place in the fingerprint whose sector lies in [off, end).
 func printsIn(off, end, size int64, f func(k int)) {
+	printsAt(off, end, size, func(k int, _ int64) { f(k) })
+}
+
+// printsAt is printsIn with the sector's place on the disk.
+func printsAt(off, end, size int64, f func(k int, off int64)) {
 	const area = half * blk.SectorBytes
 	for s := off; s < min(end, area); s += blk.SectorBytes {
 		if k, ok := printIndex(s, size); ok {
-			f(k)
+			f(k, s)
 		}
 	}
 	for s := max(off, area, size-area); s < end; s += blk.SectorBytes {
 		if k, ok := printIndex(s, size); ok {
-			f(k)
+			f(k, s)
 		}
 	}
 }
@@ -102,7 +112,8 @@ func printsIn(off, end, size int64, f func(k int)) {
 // versions that the log holds since. What is found becomes the fingerprint: a version that an
 // earlier life destaged may be superseded in this one, and then is never destaged again. The
 // disk is flushed first, so that what is found stays.
-func (g *sightings) check(s *seglog.Super, dev blk.Device, drive blk.Drive, accept bool) error {
+func (g *sightings) check(l *seglog.Log, dev blk.Device, drive blk.Drive, accept bool) error {
+	s := l.Super()
 	if s.Fingerprint == ([seglog.FingerprintSectors]uint64{}) || s.Marks&seglog.Inconsistent != 0 {
 		return nil
 	}
@@ -124,6 +135,15 @@ next:
 				continue next
 			}
 		}
+		for _, p := range g.at[k] {
+			v, err := logSector(l, p, drive)
+			if err != nil {
+				return err
+			}
+			if v == now[k] {
+				continue next
+			}
+		}
 		at := int64(k)
 		if k >= half {
 			at = g.size/blk.SectorBytes - seglog.FingerprintSectors + int64(k)
@@ -135,4 +155,19 @@ next:
 		return nil
 	}
 	return fmt.Errorf("%w: %d of its superblock sectors differ, the first is sector %d", ErrChanged, len(bad), bad[0])
+}
+
+// logSector is the hash of the sector of payload at p.
+func logSector(l *seglog.Log, p seglog.Pos, drive blk.Drive) (uint64, error) {
+	block := int64(l.Super().BlockBytes)
+	b, err := blk.Alloc(int(block))
+	if err != nil {
+		return 0, err
+	}
+	defer blk.Free(b)
+	off := l.DeviceOffset(p)
+	if err := blk.Do(l.Device(), &blk.Request{Op: blk.Read, Offset: off / block * block, Length: block, Buf: b}, drive); err != nil {
+		return 0, fmt.Errorf("fingerprint: read the log: %w", err)
+	}
+	return sectorHash(b[off%block:][:blk.SectorBytes]), nil
 }

@@ -91,6 +91,7 @@ type Node struct {
 	begun        int64
 	promoting    uint64
 	draining     bool
+	drainPeer    bool // the peer has to be level first
 	drained      bool
 	endTicket    uint64
 	state        string

@@ -140,8 +140,9 @@ func (s *session) startBlank() error {
 }
 
 // Drain brings a connected peer level, declares everything durable and destages all, on both
-// sides; Drained says when that is done. New requests must not come any more.
-func (n *Node) Drain() error {
+// sides; Drained says when that is done. New requests must not come any more. A peer that is lost
+// meanwhile is waited for, unless alone says that this side will do.
+func (n *Node) Drain(alone bool) error {
 	switch {
 	case n.remoteMode:
 		return errors.New("the volume is remote: its own disk does not hold it; replace the disk, or promote the peer and delete here with --force")
@@ -150,7 +151,7 @@ func (n *Node) Drain() error {
 	case !n.primary && max(n.rx.declared, n.cache.Declared()) < n.log.LastData():
 		return fmt.Errorf("the newest writes here (up to LSN %d) were never declared durable by the primary: promote this side, or let the primary come back", n.log.Sealed())
 	}
-	n.draining = true
+	n.draining, n.drainPeer = true, n.primary && n.s.up && !alone
 	n.cache.DestageAll(true)
 	return nil
 }
@@ -172,7 +173,7 @@ func (n *Node) drain() {
 // The chain then ends durably; the second call after that says so.
 func (n *Node) Drained() (done bool, left int64) {
 	left = n.cache.Dirty()
-	if n.primary && n.s.up && !n.drained || left > 0 {
+	if n.primary && (n.s.up || n.drainPeer) && !n.drained || left > 0 {
 		return false, left
 	}
 	if n.endTicket == 0 {

@@ -9,7 +9,6 @@ import (
 type shipper struct {
 	n        *Node
 	r        *seglog.Reader
-	unsent   *seglog.Segment
 	to       seglog.LSN // all up to it were sent in this session
 	received seglog.LSN
 	durable  seglog.LSN // remote durable
@@ -28,7 +27,7 @@ func (p *shipper) from(lsn seglog.LSN) {
 	p.open(lsn)
 	p.r.Rewind(lsn)
 	p.r.Release(lsn)
-	p.unsent, p.to = nil, lsn
+	p.to = lsn
 	p.received, p.durable, p.dropping = lsn, lsn, 0
 }
 
@@ -40,7 +39,7 @@ func (p *shipper) skip(lsn seglog.LSN) {
 
 func (p *shipper) close() {
 	if p.r != nil && p.r.Close() == nil {
-		p.r, p.unsent = nil, nil
+		p.r = nil
 	}
 }
 
@@ -50,19 +49,17 @@ func (p *shipper) send() {
 		return
 	}
 	for {
-		s := p.unsent
+		s := p.r.Next(unlimited)
 		if s == nil {
-			if s = p.r.Next(unlimited); s == nil {
-				break
-			}
+			break
 		}
 		f := n.frameOf(wire.Segment)
 		f.LSN, f.Body = s.LSN, s.Raw
 		if !n.s.conn.Send(f) {
-			p.unsent = s
+			p.r.Unread()
 			return
 		}
-		p.unsent, p.to = nil, s.LSN
+		p.to = s.LSN
 	}
 	if err := p.r.Err(); err != nil {
 		// What the peer lacks cannot be read any more.

@@ -93,7 +93,9 @@ type Segment struct {
 	Hash        uint64 // of this header
 	PrevHash    uint64 // of the one before
 	Volume      UUID
-	Raw         []byte // Bytes long; valid as long as the giver says
+	Raw         []byte // Bytes long; valid as long as the giver says; nil where only a summary was read
+
+	list []Record // of a segment without Raw
 }
 
 // Record is one write within a segment.
@@ -110,6 +112,9 @@ type Record struct {
 
 // Record decodes record i.
 func (s *Segment) Record(i int) Record {
+	if s.Raw == nil {
+		return s.list[i]
+	}
 	b := s.Raw[fixedBytes+i*recordBytes:][:recordBytes]
 	r := Record{Offset: int64(le.Uint64(b)) * sectorBytes, Length: int64(le.Uint32(b[8:])), Disk: le.Uint16(b[12:]), Kind: Kind(b[14]), Flags: b[15],
 		CRC: le.Uint32(b[16:]), off: le.Uint32(b[20:]) * sectorBytes}
@@ -117,9 +122,9 @@ func (s *Segment) Record(i int) Record {
 	return r
 }
 
-// Payload gives record r's bytes; nil for one that has none.
+// Payload gives record r's bytes; nil for one that has none, and where only a summary was read.
 func (s *Segment) Payload(r Record) []byte {
-	if r.Kind != Data {
+	if r.Kind != Data || s.Raw == nil {
 		return nil
 	}
 	return s.Raw[r.off : int64(r.off)+r.Length]

@@ -40,10 +40,12 @@ type Log struct {
 	appBusy bool
 	appDone bool
 
-	sup supers
-	rec reclaim
+	sup  supers
+	sums summaries
+	rec  reclaim
 
-	failed error
+	failed        error
+	recoveryBytes int64
 
 	// Counters, for status and metrics.
 	Appends, AppendedBytes uint64
@@ -263,6 +265,7 @@ func (l *Log) accept(s *Segment) {
 	if s.Records > 0 {
 		l.lastData = s.LSN
 	}
+	l.summarize(s)
 	if Planted && Plant == "ack-early" {
 		l.durable = l.sealed
 	}
@@ -336,6 +339,7 @@ func (l *Log) Kick(now blk.Instant) int64 {
 	}
 	l.push()
 	l.kickSuper()
+	l.kickSummaries()
 	l.reclaim()
 	return blk.Never
 }
@@ -412,7 +416,7 @@ func (l *Log) LoseDevice() {
 
 // Close gives memory back; nothing may be in flight.
 func (l *Log) Close() error {
-	if l.appBusy || l.sup.busy {
+	if l.appBusy || l.sup.busy || l.sums.busy {
 		return fmt.Errorf("seglog: closed with an append in flight")
 	}
 	for _, r := range l.readers {
@@ -420,6 +424,10 @@ func (l *Log) Close() error {
 	}
 	err := blk.Free(l.ram)
 	l.ram = nil
+	if e := blk.Free(l.sums.out); err == nil {
+		err = e
+	}
+	l.sums.out = nil
 	if e := blk.Free(l.sup.buf); err == nil {
 		err = e
 	}

@@ -101,6 +101,10 @@ func (r *Reader) Next(limit LSN) *Segment {
 	return &r.seg
 }
 
+// Unread makes Next give the segment again that it has just given: its bytes may be overwritten
+// before they can be used.
+func (r *Reader) Unread() { r.next-- }
+
 // fetch begins to read segment i and those behind it, as many as the buffer takes.
 func (r *Reader) fetch(i *segInfo) *Segment {
 	l := r.log

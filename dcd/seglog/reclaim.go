@@ -103,6 +103,7 @@ func (l *Log) reclaim() {
 		if some || r.wanted || r.trim {
 			r.trim = false
 			l.Update(func(s *Super) { s.Start = start })
+			l.noteSummaries()
 			if Planted && Plant == "reuse-early" {
 				r.durable = start.Pos
 			}

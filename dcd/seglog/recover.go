@@ -80,6 +80,9 @@ func (l *Log) allocate() (err error) {
 	if l.sup.buf, err = blk.Alloc(slotBytes); err != nil {
 		return err
 	}
+	if err = l.openSummaries(); err != nil {
+		return err
+	}
 	l.segs = make([]segInfo, max(l.super.RingBytes, l.super.ChunkBytes)/4096+16)
 	return nil
 }
@@ -95,18 +98,12 @@ func (l *Log) rewindTo(p Point) {
 func (l *Log) recover(o *Options, drive blk.Drive) error {
 	w := walker{l: l, drive: drive}
 	defer w.close()
-	hole := error(nil)
-	for {
-		s, err := w.next()
-		if err != nil {
-			if errors.Is(err, ErrReadError) {
-				return err
-			}
-			hole = err
-			break
-		}
+	pages := pageReader{l: l, drive: drive, at: l.super.SumPos, ended: l.sums.off}
+	l.sums.next = l.super.SumPos
+	defer pages.close()
+	take := func(s *Segment) error {
 		if l.sealed+1-l.first >= LSN(len(l.segs)) {
-			return fmt.Errorf("%w: more segments than a log of this size holds", ErrBadSuper)
+			return errTooMany
 		}
 		if o.Visit != nil {
 			o.Visit(s)
@@ -117,7 +114,33 @@ func (l *Log) recover(o *Options, drive blk.Drive) error {
 		if s.Records > 0 {
 			l.lastData = s.LSN
 		}
+		return nil
 	}
+	hole := error(nil)
+	for {
+		if pages.find(l.sealed + 1); !pages.ended && pages.first <= l.sealed+1 {
+			n, err := pages.each(l.sealed+1, l.head, l.hash, take)
+			if n == 0 || errors.Is(err, errNoPage) {
+				pages.ended = true // it does not fit: the segments themselves tell
+			} else if err != nil {
+				return err
+			}
+			continue
+		}
+		s, err := w.next()
+		if err != nil {
+			if errors.Is(err, ErrReadError) {
+				return err
+			}
+			hole = err
+			break
+		}
+		if err := take(s); err != nil {
+			return err
+		}
+		l.summarize(s)
+	}
+	l.recoveryBytes = w.Bytes + pages.Bytes
 	if err := w.judge(hole); err != nil {
 		return err
 	}
@@ -129,6 +152,9 @@ func (l *Log) recover(o *Options, drive blk.Drive) error {
 	l.durable, l.appTo, l.floor = l.sealed, l.sealed, l.head
 	return nil
 }
+
+// RecoveryBytes is how much of the device Open read to recover the log.
+func (l *Log) RecoveryBytes() int64 { return l.recoveryBytes }
 
 // walker reads the ring in large steps.
 type walker struct {
@@ -265,7 +291,7 @@ func (l *Log) Cut(after LSN, drive blk.Drive) error {
 	if after < l.first-1 || after > l.sealed {
 		return fmt.Errorf("seglog: cannot cut after %d: the log holds %d to %d", after, l.first, l.sealed)
 	}
-	if l.appBusy {
+	if l.appBusy || l.sums.busy {
 		return errors.New("seglog: cut with an append in flight")
 	}
 	p, newest := l.pointAfter(after), l.sealed
@@ -286,7 +312,10 @@ func (l *Log) Cut(after LSN, drive blk.Drive) error {
 	}
 	defer blk.Free(buf)
 	// First nothing must declare them durable any more, or a crash half way is corruption.
-	if err := l.Sync(l.Update(func(s *Super) { s.Declared = min(s.Declared, after) }), drive); err != nil {
+	if err := l.Sync(l.Update(func(s *Super) {
+		s.Declared = min(s.Declared, after)
+		l.endSummaries()
+	}), drive); err != nil {
 		return err
 	}
 	for lsn := newest; lsn > after; lsn-- {
@@ -303,7 +332,7 @@ func (l *Log) Cut(after LSN, drive blk.Drive) error {
 // header hash is p.PrevHash; p.Pos is not looked at. change may set further fields of the same
 // durable superblock. What a diverged history left in the ring is overwritten.
 func (l *Log) Reset(p Point, change func(s *Super), drive blk.Drive) error {
-	if l.appBusy || l.sup.busy {
+	if l.appBusy || l.sup.busy || l.sums.busy {
 		return errors.New("seglog: reset with an append in flight")
 	}
 	old := l.sealed
@@ -325,6 +354,7 @@ func (l *Log) Reset(p Point, change func(s *Super), drive blk.Drive) error {
 	}
 	t := l.Update(func(s *Super) {
 		s.Start, s.Declared = p, 0
+		l.endSummaries()
 		change(s)
 	})
 	return l.Sync(t, drive)

@@ -27,6 +27,7 @@ type simLog struct {
 	buf  []byte
 	cuts int
 
+	summed int    // segments recovered from summaries
 	burst  int    // segments sealed at once, at most
 	lazy   bool   // nothing is released: the log fills up
 	base   uint64 // last value given to the superblock's Base
@@ -55,7 +56,12 @@ func newSim(seed uint64) (*simLog, error) {
 // open recovers and compares with the history: every durable segment is there, nothing but a prefix.
 func (s *simLog) open() error {
 	got := map[LSN][]byte{}
-	l, err := Open(s.dev, Options{Incarnation: s.w.Rand.Uint64(), Visit: func(g *Segment) { got[g.LSN] = append([]byte(nil), g.Raw...) }}, s.w.Drive)
+	l, err := Open(s.dev, Options{Incarnation: s.w.Rand.Uint64(), Visit: func(g *Segment) {
+		got[g.LSN] = append([]byte(nil), g.Raw...)
+		if g.Raw == nil {
+			got[g.LSN] = s.bySummary(g)
+		}
+	}}, s.w.Drive)
 	if err != nil {
 		return err
 	}
@@ -84,6 +90,28 @@ func (s *simLog) open() error {
 	s.l = l
 	s.dest = l.NewReader("destage", l.First()-1)
 	return nil
+}
+
+// bySummary compares what a summary says of a segment with what was sealed, and reads the
+// segment itself from the disk.
+func (s *simLog) bySummary(g *Segment) []byte {
+	want, err := Parse(s.h.raw[g.LSN], 1<<20)
+	if err != nil || want.Hash != g.Hash || want.Bytes != g.Bytes || want.Records != g.Records || want.Durable != g.Durable || want.HeaderBytes != g.HeaderBytes {
+		return nil
+	}
+	for i := range g.Records {
+		a, b := want.Record(i), g.Record(i)
+		if a.Offset != b.Offset || a.Length != b.Length || a.Kind != b.Kind || b.At != g.Pos+Pos(a.off) {
+			return nil
+		}
+	}
+	s.summed++
+	sup := newSuper()
+	if err := Layout(&sup, simSize, 512); err != nil {
+		return nil
+	}
+	at := sup.RingOffset + int64(g.Pos%Pos(sup.RingBytes))
+	return append([]byte(nil), s.dev.Bytes()[at:at+int64(g.Bytes)]...)
 }
 
 // step does one random thing.
@@ -276,6 +304,7 @@ func TestRotIsNotATornTail(t *testing.T) {
 			s.fill(t, 5)
 			g, _ := s.l.Lookup(victim)
 			b := s.dev.Bytes()
+			s.noSummaries(b)
 			b[s.l.DeviceOffset(g.Pos)+at] ^= 4
 			s.dev.Restore(append([]byte(nil), b...))
 			_, err = Open(s.dev, Options{Incarnation: 9}, s.w.Drive)
@@ -288,6 +317,90 @@ func TestRotIsNotATornTail(t *testing.T) {
 				t.Errorf("the last segment: %v", err)
 			}
 		}
+	}
+}
+
+// noSummaries takes the summaries away: the segments themselves have to tell.
+func (s *simLog) noSummaries(b []byte) {
+	clear(b[s.l.super.CheckpointOffset:][:s.l.super.CheckpointBytes])
+}
+
+// Recovery of a long log reads little of it, and finds all of it, also where pages are missing.
+func TestRecoveryReadsSummaries(t *testing.T) {
+	w := blktest.NewWorld(3)
+	dev := blktest.NewDisk(w, "log", 96<<20, 1000)
+	if err := Create(dev, Super{Volume: UUID{1}, Log: UUID{2}, DiskBytes: 1 << 30, DiskBlock: 512, ChunkBytes: 8 << 20}, w.Drive); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(dev, Options{Incarnation: 1}, w.Drive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 64<<10)
+	l.NewReader("hold", 0)
+	for l.Begin(16, 64<<10) {
+		for range 16 {
+			l.Add(Data, int64(w.Rand.IntN(1<<18))*4096, 4096, buf[:4096])
+		}
+		l.Seal(w.Time())
+		for l.Kick(w.Time()); l.InFlight() > 0; l.Kick(w.Time()) {
+			w.Step()
+		}
+	}
+	for w.Step() {
+		l.Kick(w.Time())
+	}
+	used, _ := l.Used()
+	if l.sums.Written < 10 {
+		t.Fatalf("%d pages for %d bytes", l.sums.Written, used)
+	}
+	damage := func(page int) *blktest.Disk {
+		d := dev.Crash()
+		if page >= 0 {
+			b := append([]byte(nil), d.Bytes()...)
+			b[l.super.CheckpointOffset+int64(l.sums.pages[page].at)+100] ^= 1
+			d.Restore(b)
+		}
+		return d
+	}
+	for _, page := range []int{-1, 0, 5} {
+		segments, records := 0, 0
+		again, err := Open(damage(page), Options{Incarnation: 2, Visit: func(g *Segment) {
+			segments++
+			records += g.Records
+		}}, w.Drive)
+		if err != nil || again.Sealed() != l.Sealed() || again.Head() != l.Head() || segments != int(l.Sealed()) || records != 16*segments {
+			t.Fatalf("page %d: %v, LSN %d of %d, %d segments, %d records", page, err, again.Sealed(), l.Sealed(), segments, records)
+		}
+		for lsn := l.First(); lsn <= l.Sealed(); lsn++ {
+			if *l.info(lsn) != *again.info(lsn) {
+				t.Fatalf("page %d: segment %d: %+v, was %+v", page, lsn, *again.info(lsn), *l.info(lsn))
+			}
+		}
+		if read := again.RecoveryBytes(); page < 0 && read > used/25 {
+			t.Errorf("%d bytes read of a log of %d", read, used) // a page covers 1/400; the tail and one read ahead add 1 MiB each
+		} else {
+			t.Logf("page %d damaged: %d bytes read of %d, %d pages", page, read, used, l.sums.Written)
+		}
+	}
+	// Rot in a segment of which recovery read only the summary is found by whoever reads the segment.
+	d := dev.Crash()
+	b := append([]byte(nil), d.Bytes()...)
+	g, _ := l.Lookup(2)
+	b[l.DeviceOffset(g.Pos)+2000] ^= 4
+	d.Restore(b)
+	rotten, err := Open(d, Options{Incarnation: 9}, w.Drive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rotten.NewReader("test", 0)
+	for r.Position() < 5 && r.Err() == nil {
+		if r.Next(5) == nil && !w.Step() {
+			break
+		}
+	}
+	if !errors.Is(r.Err(), ErrCorrupt) || r.Position() != 1 {
+		t.Fatalf("at segment %d: %v", r.Position()+1, r.Err())
 	}
 }
 
@@ -490,6 +603,7 @@ func tornPair(t *testing.T) *simLog {
 	g, _ := s.l.Lookup(4)
 	b := append([]byte(nil), s.dev.Bytes()...)
 	clear(b[s.l.DeviceOffset(g.Pos):][:1024])
+	s.noSummaries(b)
 	s.dev.Restore(b)
 	return s
 }

@@ -89,6 +89,8 @@ type Super struct {
 	CheckpointBytes            int64
 	DirtyOffset, DirtyBytes    int64
 	DiskIdentity               string // at most 64 bytes
+	SumPos                     Pos    // of the first summary page that recovery needs, in the checkpoint area
+	SumEpoch                   uint64 // pages of another epoch name segments that were cut
 
 	// Fingerprint holds, for each sector of the disk's first and last 128 KiB, a hash of what
 	// it held when everything before Start was destaged; 0: not known.
@@ -149,6 +151,8 @@ func encodeSuper(b []byte, s *Super) {
 		u64(v)
 	}
 	copy(p[:idBytes], s.DiskIdentity)
+	le.PutUint64(p[idBytes:], s.SumPos)
+	le.PutUint64(p[idBytes+8:], s.SumEpoch)
 	for i, v := range s.Fingerprint {
 		le.PutUint64(b[printOffset+8*i:], v)
 	}
@@ -186,6 +190,7 @@ func decodeSuper(b []byte) (*Super, error) {
 	s.Start = Point{u64(), u64(), u64()}
 	s.Marks, s.Declared, s.Base = Marks(u64()), u64(), u64()
 	s.CheckpointOffset, s.CheckpointBytes, s.DirtyOffset, s.DirtyBytes = i64(), i64(), i64(), i64()
+	s.SumPos, s.SumEpoch = le.Uint64(p[idBytes:]), le.Uint64(p[idBytes+8:])
 	s.DiskIdentity = string(bytes.TrimRight(p[:idBytes], "\x00"))
 	for i := range s.Fingerprint {
 		s.Fingerprint[i] = le.Uint64(b[printOffset+8*i:])

@@ -147,7 +147,7 @@ func (p *Pair) converge() {
 	p.Load.Left = 30
 	p.until("the load ends", func() bool { return p.Load.Done() })
 	p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
-	if err := p.M[0].Node.Drain(); err != nil {
+	if err := p.M[0].Node.Drain(false); err != nil {
 		fail("drain: %v", err)
 	}
 	p.until("drained", func() bool { done, _ := p.M[0].Node.Drained(); return done })
@@ -208,7 +208,7 @@ func (p *Pair) failover() {
 }
 
 // regressions are seeds that once failed.
-var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596}, mirror.Async: {119}}
+var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596}, mirror.Async: {14, 119}}
 
 func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {

@@ -11,6 +11,7 @@ import (
 	"github.com/robib-ublk/robib/cmd/internal/supervise"
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror"
 )
 
 // Do carries out a command of the control socket, one at a time.
@@ -75,7 +76,7 @@ func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func
 		return err
 	}
 	var err error
-	if e := s.stack.call(func() { err = s.stack.node.Drain() }); e != nil || err != nil {
+	if e := s.stack.call(func() { err = s.stack.node.Drain(a.Force) }); e != nil || err != nil {
 		return errors.Join(e, err)
 	}
 	if err := s.takeDown(); err != nil {
@@ -86,8 +87,10 @@ func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func
 		var done bool
 		var left int64
 		var failed error
+		var peer mirror.Status
 		if err := s.stack.call(func() {
 			done, left = s.stack.node.Drained()
+			peer = s.stack.node.Status()
 			data, log := s.stack.cache.Lost()
 			failed = errors.Join(data, log, s.stack.node.Err())
 		}); err != nil {
@@ -103,7 +106,11 @@ func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func
 			return fmt.Errorf("interrupted; the device is gone, %s are still in the log: `robib-ublk del %s` goes on", Bytes(left), s.c.Name)
 		}
 		if time.Since(last) > time.Second {
-			progress(fmt.Sprintf("emptying the log into %s: at most %s left", s.c.Disk, Bytes(left)))
+			if left == 0 && !peer.Connected {
+				progress(fmt.Sprintf("the log is empty; waiting for the peer to come back and get level (%s); ^C and `robib-ublk del --force %s` ends without it", peer.LastError, s.c.Name))
+			} else {
+				progress(fmt.Sprintf("emptying the log into %s: at most %s left", s.c.Disk, Bytes(left)))
+			}
 			last = time.Now()
 		}
 	}
