@@ -27,6 +27,7 @@ type making struct {
 	Foreground bool   `help:"Stay in the foreground; state changes go to standard error."`
 	AcceptDisk bool   `help:"Replay the log although the disk was changed behind its back."`
 	RAM        int64  `name:"ram" help:"RAM that keeps the newest bytes of a log that is made, so that destage and the mirror need not read them back (default 64)." placeholder:"MIB"`
+	Encrypt    string `enum:",on,off" default:"" help:"off: the two machines prove their keys, and then do not encrypt; both sides must say so. For trusted links only." placeholder:"ON|OFF"`
 	Ordered    *bool  `negatable:"" help:"Destage in write order, flushed segment by segment: the disk alone is always an older crash-consistent image."`
 	LowWater   int    `help:"Fill of the log in per cent from which destage does not wait for an idle disk (default 50)." placeholder:"PERCENT"`
 	HighWater  int    `help:"Fill from which destage works all the time and writes are admitted as fast as space comes back (default 80)." placeholder:"PERCENT"`
@@ -41,6 +42,10 @@ func (m *making) request(role volume.Role) (volume.Request, error) {
 		return q, volume.Usagef("--ram %d: 1 to 4096 MiB", m.RAM)
 	}
 	q.Settings = volume.Settings{Ordered: m.Ordered, LowWater: m.LowWater, HighWater: m.HighWater, RAMBytes: m.RAM << 20}
+	if m.Encrypt != "" {
+		off := m.Encrypt == "off"
+		q.Plain = &off
+	}
 	if m.LogSize < 0 {
 		return q, volume.Usagef("--log-size %d: a positive number of MiB", m.LogSize)
 	}

@@ -117,10 +117,11 @@ func (l *LogRescueCmd) Run(cli *CLI) error {
 	defer log.Close()
 	var r dcd.Rescued
 	err = volume.WithDisks([]*os.File{log, disk}, func(d []blk.Device, drive blk.Drive) error {
+		to := d[1]
 		if !l.Write {
-			d[1] = nil
+			to = nil
 		}
-		r, err = dcd.Rescue(d[0], d[1], drive)
+		r, err = dcd.Rescue(d[0], to, drive)
 		return err
 	})
 	if err != nil {

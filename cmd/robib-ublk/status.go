@@ -125,6 +125,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 		if s.Connected {
 			up = "up"
 		}
+		if !s.Encrypted {
+			row("encryption", "OFF: what is written crosses the network in the clear (--encrypt=off)")
+		}
 		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %.0f s, dead after %.0f s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
 		if s.LastError != "" && !s.Connected {
 			row("last_error", "%s", s.LastError)

@@ -84,7 +84,7 @@ func step(t *testing.T, l *uring.Loop, ok func() bool) {
 // connect gives both ends of a connection between two machines, on one loop.
 func connect(t *testing.T, l *uring.Loop, a, b machine) (x, y *Conn, end func()) {
 	t.Helper()
-	ln, err := NewListener(l, "127.0.0.1:0", b.key, b.trust)
+	ln, err := NewListener(l, "127.0.0.1:0", b.key, b.trust, false)
 	if err != nil {
 		t.Error(err)
 		return
@@ -197,7 +197,7 @@ func TestUntrustedKeysAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	onLoop(t, func(l *uring.Loop) {
-		ln, err := NewListener(l, "127.0.0.1:0", b.key, b.trust)
+		ln, err := NewListener(l, "127.0.0.1:0", b.key, b.trust, false)
 		if err != nil {
 			t.Error(err)
 			return
@@ -261,13 +261,13 @@ func TestUntrustedKeysAreRefused(t *testing.T) {
 func TestPairing(t *testing.T) {
 	client, server, other := newMachine(t), newMachine(t), newMachine(t)
 	onLoop(t, func(l *uring.Loop) {
-		ln, err := NewListener(l, "127.0.0.1:0", server.key, server.trust)
+		ln, err := NewListener(l, "127.0.0.1:0", server.key, server.trust, false)
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		defer ln.Close()
-		wrong, err := NewListener(l, "127.0.0.1:0", other.key, other.trust)
+		wrong, err := NewListener(l, "127.0.0.1:0", other.key, other.trust, false)
 		if err != nil {
 			t.Error(err)
 			return

@@ -16,6 +16,30 @@ type memConn struct {
 	net.Conn
 	mem     bool
 	in, out []byte
+
+	// While the handshake lasts no more than one TLS record is read at a time: what comes behind
+	// the last one may be plain.
+	head [5]byte
+	got  int // bytes of head
+	left int // bytes of the record's body that are still to come
+}
+
+// record reads no further than the TLS record under way (RFC 8446, 5.1).
+func (m *memConn) record(p []byte) (int, error) {
+	if m.left == 0 && m.got == len(m.head) {
+		m.got = 0
+	}
+	if m.got < len(m.head) {
+		n, err := m.Conn.Read(p[:min(len(p), len(m.head)-m.got)])
+		copy(m.head[m.got:], p[:n])
+		if m.got += n; m.got == len(m.head) {
+			m.left = int(m.head[3])<<8 | int(m.head[4])
+		}
+		return n, err
+	}
+	n, err := m.Conn.Read(p[:min(len(p), m.left)])
+	m.left -= n
+	return n, err
 }
 
 // wouldBlock is temporary in the sense that crypto/tls keeps its state and can be asked again.
@@ -29,7 +53,7 @@ var errWouldBlock error = wouldBlock{}
 
 func (m *memConn) Read(p []byte) (int, error) {
 	if !m.mem {
-		return m.Conn.Read(p)
+		return m.record(p)
 	}
 	if len(m.in) == 0 {
 		return 0, errWouldBlock
@@ -77,6 +101,9 @@ func handOver(tcp *net.TCPConn, t *tls.Conn, m *memConn) (made, error) {
 	}
 	if err != nil {
 		return made{}, fmt.Errorf("link: hand over: %w", err)
+	}
+	if t.ConnectionState().NegotiatedProtocol == protoPlain {
+		return made{fd: fd, peer: peer}, nil
 	}
 	m.mem = true
 	return made{fd: fd, peer: peer, tls: t, mem: m}, nil

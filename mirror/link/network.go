@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,7 +54,11 @@ func (a *arrivals) next() (*Conn, error) {
 	if m.err != nil {
 		return nil, m.err
 	}
-	c, err := newConn(a.loop, m.fd, m.peer, m.tls, m.mem)
+	var t sealer
+	if m.tls != nil {
+		t = m.tls
+	}
+	c, err := newConn(a.loop, m.fd, m.peer, t, m.mem)
 	if err != nil {
 		unix.Close(m.fd)
 	}
@@ -78,9 +83,14 @@ type Dialer struct {
 	addr   string
 	key    *Key
 	trust  *Trust
+	plain  bool
 	ctx    context.Context
 	cancel context.CancelFunc
 }
+
+// Plain makes sessions go on without encryption after the handshake, which still proves both
+// keys; the other end must want the same. Before the first Dial.
+func (d *Dialer) Plain(on bool) { d.plain = on }
 
 // NewDialer connects to addr, whose name is looked up anew at each attempt.
 func NewDialer(l *uring.Loop, addr string, key *Key, trust *Trust) *Dialer {
@@ -110,9 +120,13 @@ func (d *Dialer) attempt() (made, error) {
 	tune(tcp)
 	tcp.SetDeadline(time.Now().Add(handshakeLimit))
 	m := &memConn{Conn: tcp}
-	t := tls.Client(m, config(d.key, []string{protoSession}, pinned(d.trust)))
+	t := tls.Client(m, config(d.key, []string{session(d.plain)}, pinned(d.trust)))
 	if err := t.HandshakeContext(d.ctx); err != nil {
 		tcp.Close()
+		// crypto/tls gives a peer's alert as an unexported type: its text (RFC 7301, alert 120) tells.
+		if strings.Contains(err.Error(), "no application protocol") {
+			err = ErrEncryption
+		}
 		return made{}, fmt.Errorf("%s: %w", d.addr, err)
 	}
 	return handOver(tcp, t, m)
@@ -140,15 +154,16 @@ type Listener struct {
 	mu     sync.Mutex
 	open   map[net.Conn]bool
 	closed bool
+	plain  bool
 }
 
-// NewListener listens at addr.
-func NewListener(l *uring.Loop, addr string, key *Key, trust *Trust) (*Listener, error) {
+// NewListener listens at addr; plain: see Dialer.Plain.
+func NewListener(l *uring.Loop, addr string, key *Key, trust *Trust, plain bool) (*Listener, error) {
 	nl, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	s := &Listener{arrivals: arrivals{loop: l}, l: nl, key: key, trust: trust, tokens: tokens{now: time.Now}, slots: make(chan struct{}, halfOpen), open: map[net.Conn]bool{}}
+	s := &Listener{arrivals: arrivals{loop: l}, l: nl, plain: plain, key: key, trust: trust, tokens: tokens{now: time.Now}, slots: make(chan struct{}, halfOpen), open: map[net.Conn]bool{}}
 	s.wg.Go(s.accept)
 	return s, nil
 }
@@ -229,7 +244,7 @@ func (s *Listener) shake(tcp *net.TCPConn) {
 	tune(tcp)
 	tcp.SetDeadline(time.Now().Add(handshakeLimit))
 	m := &memConn{Conn: tcp}
-	t := tls.Server(m, config(s.key, []string{protoSession, protoPair}, func(fp string, st tls.ConnectionState) error {
+	t := tls.Server(m, config(s.key, []string{session(s.plain), protoPair}, func(fp string, st tls.ConnectionState) error {
 		if st.NegotiatedProtocol == protoPair {
 			if !s.tokens.valid(fp, false) {
 				return ErrTokenUsed

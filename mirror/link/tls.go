@@ -11,8 +11,20 @@ import (
 // Application protocols: a session, and the exchange of keys before the first one.
 const (
 	protoSession = "robib/1"
+	protoPlain   = "robib-plain/1" // a session that goes on without encryption after the handshake
 	protoPair    = "robib-pair/1"
 )
+
+// session is the one protocol that an end speaks: both must want the same.
+func session(plain bool) string {
+	if plain {
+		return protoPlain
+	}
+	return protoSession
+}
+
+// ErrEncryption says that the two ends disagree about encryption.
+var ErrEncryption = errors.New("the peer refuses this end's choice of encryption: say --encrypt=off on both sides, or on neither")
 
 // handshakeLimit bounds a handshake, so that half-open connections end by themselves.
 const handshakeLimit = 10 * time.Second

@@ -48,7 +48,8 @@ type Config struct {
 	Remote     string `json:"remote,omitempty"`
 	Listen     string `json:"listen,omitempty"`
 	Mode       string `json:"mode"`
-	DeviceID   int    `json:"device_id"` // wanted ublk id; -1 any
+	Plain      bool   `json:"encrypt_off,omitempty"` // after the handshake
+	DeviceID   int    `json:"device_id"`             // wanted ublk id; -1 any
 	RAMBytes   int64  `json:"ram_bytes,omitempty"`
 	Ordered    bool   `json:"ordered,omitempty"`
 	LowWater   int    `json:"low_water_percent,omitempty"` // 0: the default

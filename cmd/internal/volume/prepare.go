@@ -34,6 +34,7 @@ type Request struct {
 // Settings are what `add` and `serve` take for the cache; nil or 0: as it is, or the default.
 type Settings struct {
 	Ordered             *bool
+	Plain               *bool // no encryption after the handshake
 	LowWater, HighWater int
 	RAMBytes            int64 // of a log that is made
 }
@@ -43,6 +44,9 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	was := *c
 	if s.Ordered != nil {
 		c.Ordered = *s.Ordered
+	}
+	if s.Plain != nil {
+		c.Plain = *s.Plain
 	}
 	if s.LowWater > 0 {
 		c.LowWater = s.LowWater

@@ -221,9 +221,11 @@ func openNetwork(l *uring.Loop, c *Config) (*network, error) {
 		return nil, err
 	}
 	if c.Remote != "" {
-		return &network{dial: link.NewDialer(l, c.Remote, key, trust)}, nil
+		d := link.NewDialer(l, c.Remote, key, trust)
+		d.Plain(c.Plain)
+		return &network{dial: d}, nil
 	}
-	ln, err := link.NewListener(l, c.Listen, key, trust)
+	ln, err := link.NewListener(l, c.Listen, key, trust, c.Plain)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,156 @@
+//go:build vm
+
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+)
+
+// cacheStatus is what these tests read of the cache.
+type cacheStatus struct {
+	Discards  uint64 `json:"discards_total"`
+	Zeroed    uint64 `json:"zeroed_bytes_total"`
+	LogBytes  int64  `json:"log_bytes"`
+	LogUsed   int64  `json:"log_used_bytes"`
+	Dirty     int64  `json:"dirty_bytes"`
+	Sealed    uint64 `json:"sealed_lsn"`
+	Mode      string `json:"mode"`
+	HighWater int    `json:"high_water_percent"`
+	Ordered   bool   `json:"ordered"`
+	LogRead   uint64 `json:"log_read_bytes_total"`
+}
+
+func cacheOf(t *testing.T, name string) (s cacheStatus) {
+	t.Helper()
+	out, _ := exec.Command("robib-ublk", "-j", "status", name).Output()
+	if err := json.Unmarshal(out, &s); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return s
+}
+
+// Destage on demand, the offline tools, and a volume whose server dies with writes in the log.
+func TestLogTools(t *testing.T) {
+	blank(t, dataA, logA)
+	refused(t, 2, "--log-size", "add", "--name", "v", "--disk", dataA, "--log", logA, "--log-size", "4096", "--create-log")
+	refused(t, 2, "watermarks", "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log", "--low-water", "90", "--high-water", "60")
+	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--log-size", "64", "--ram", "16", "--create-log")
+	dev := stat(t, "v").Device
+	if b, err := os.ReadFile("/sys/block/" + strings.TrimPrefix(dev, "/dev/") + "/queue/scheduler"); err != nil || !strings.Contains(string(b), "[none]") {
+		t.Errorf("scheduler %q %v", b, err)
+	}
+	if s := cacheOf(t, "v"); s.LogBytes != 64<<20 {
+		t.Errorf("the log has %d bytes", s.LogBytes)
+	}
+	refused(t, 2, "no setting", "set", "v", "speed=9")
+	refused(t, 2, "high-water", "set", "v", "high-water=200")
+	robib(t, "set", "v", "high-water=70", "ordered=yes")
+	if s := cacheOf(t, "v"); s.HighWater != 70 || !s.Ordered {
+		t.Errorf("%+v", s)
+	}
+	robib(t, "set", "v", "ordered=no")
+	fio(t, dev, "4k", 8)
+	out := robib(t, "destage", "v")
+	if s := cacheOf(t, "v"); s.Dirty != 0 || !strings.Contains(out, "holds everything") {
+		t.Errorf("%d bytes dirty after: %s", s.Dirty, out)
+	}
+	fio(t, dev, "128k", 16)
+	robib(t, "stop", "v")
+	out = robib(t, "log", "check", logA)
+	if !strings.Contains(out, "ok") {
+		t.Error(out)
+	}
+	dump := robib(t, "-j", "log", "dump", "--records", logA)
+	var first struct {
+		LSN     uint64 `json:"lsn"`
+		Records int    `json:"records"`
+	}
+	line, _, _ := strings.Cut(dump, "\n")
+	if dump != "" && (json.Unmarshal([]byte(line), &first) != nil || first.LSN == 0) {
+		t.Errorf("log dump: %.300s", line)
+	}
+	before := run(t, "md5sum", dataA)
+	out = robib(t, "log", "rescue", logA, "--disk", dataA)
+	if run(t, "md5sum", dataA) != before || !strings.Contains(out, "nothing was changed") {
+		t.Errorf("a dry rescue: %s", out)
+	}
+	out = robib(t, "log", "rescue", logA, "--disk", dataA, "--write")
+	if !strings.Contains(out, "nothing is lost") {
+		t.Error(out)
+	}
+	refused(t, 1, "belongs to disk", "log", "rescue", logA, "--disk", dataB)
+	robib(t, "add", "--name", "v")
+	run(t, "cmp", "-n", "16777216", dev, dataA)
+	robib(t, "del", "v")
+}
+
+// blkZeroOut and blkDiscard of linux/fs.h, on a range of dev.
+func rangeIoctl(t *testing.T, dev string, req uintptr, off, n uint64) {
+	t.Helper()
+	f, err := os.OpenFile(dev, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r := [2]uint64{off, n}
+	if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), req, uintptr(unsafe.Pointer(&r))); e != 0 {
+		t.Fatalf("ioctl %#x on %s [%d, +%d): %v", req, dev, off, n, e)
+	}
+}
+
+// Zeroed ranges read as zeros at once and on both disks afterwards; what is written later stays.
+// The mode is changed meanwhile.
+func TestZeroing(t *testing.T) {
+	p := newPair(t, "sync")
+	fio(t, p.Dev, "4k", 16)
+	run(t, "dd", "if=/dev/urandom", "of="+p.Dev, "bs=1M", "count=64", "oflag=direct")
+	const blkZeroOut = 0x127f
+	before := cacheOf(t, "p")
+	rangeIoctl(t, p.Dev, blkZeroOut, 8<<20, 40<<20)
+	run(t, "dd", "if=/dev/urandom", "of="+p.Dev, "bs=4k", "seek=4096", "count=64", "oflag=direct")
+	run(t, "sh", "-c", "echo 3 > /proc/sys/vm/drop_caches")
+	allZero(t, p.Dev, 8<<20, 8<<20)
+	allZero(t, p.Dev, 16<<20+256<<10, 32<<20-256<<10)
+	robib(t, "set", "p", "mode=async")
+	until(t, "async", func() bool { return cacheOf(t, "p").Mode == "async" })
+	fio(t, p.Dev, "512-128k", 8)
+	robib(t, "set", "p", "mode=semisync")
+	fio(t, p.Dev, "4k", 8)
+	robib(t, "set", "p", "mode=sync")
+	until(t, "sync", func() bool { return cacheOf(t, "p").Mode == "sync" })
+	inSync(t, "p")
+	robib(t, "destage", "p")
+	if s := cacheOf(t, "p"); s.Zeroed < 40<<20 || before.Zeroed >= 40<<20 {
+		t.Errorf("%d bytes zeroed on the disk, %d before", s.Zeroed, before.Zeroed)
+	}
+	sum := run(t, "md5sum", p.Dev)
+	p.end()
+	if got := run(t, "md5sum", dataA); strings.Fields(got)[0] != strings.Fields(sum)[0] {
+		t.Errorf("the disk alone is %s, the volume was %s", got, sum)
+	}
+}
+
+// allZero checks that n bytes of dev from off on are zeros.
+func allZero(t *testing.T, dev string, off, n int64) {
+	t.Helper()
+	f, err := os.Open(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, n)
+	if _, err := f.ReadAt(b, off); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range b {
+		if v != 0 {
+			t.Fatalf("byte %d of %s is %#x, and should be zero", off+int64(i), dev, v)
+		}
+	}
+}
