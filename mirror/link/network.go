@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -87,6 +88,9 @@ type Dialer struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 }
+
+// lastBytes is how much of a refused client's is read before it is cut.
+const lastBytes = 64 << 10
 
 // Plain makes sessions go on without encryption after the handshake, which still proves both
 // keys; the other end must want the same. Before the first Dial.
@@ -254,6 +258,11 @@ func (s *Listener) shake(tcp *net.TCPConn) {
 		return pinned(s.trust)(fp, st)
 	}))
 	if err := t.Handshake(); err != nil {
+		// What is unread at the close would reset the connection, and the alert that says why
+		// would be lost with it.
+		tcp.CloseWrite()
+		tcp.SetDeadline(time.Now().Add(time.Second))
+		io.CopyN(io.Discard, tcp, lastBytes)
 		tcp.Close()
 		return
 	}
