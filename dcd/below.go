@@ -61,11 +61,9 @@ func (b *below) fingerprint(r *blk.Request) {
 		return
 	}
 	s := b.c.log.Super()
-	for i := int64(0); i < r.Length; i += blk.SectorBytes {
-		if k, ok := printIndex(r.Offset+i, b.c.info.SizeBytes); ok {
-			s.Fingerprint[k] = sectorHash(r.Buf[i : i+blk.SectorBytes])
-		}
-	}
+	printsIn(r.Offset, r.Offset+r.Length, b.c.info.SizeBytes, func(k int, at int64) {
+		s.Fingerprint[k] = sectorHash(r.Buf[at-r.Offset:][:blk.SectorBytes])
+	})
 }
 
 // take finds whose request r is.

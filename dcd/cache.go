@@ -117,12 +117,7 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 	if o.DiskNanos == 0 {
 		o.DiskNanos = DefaultDiskNanos
 	}
-	if o.LowWater == 0 {
-		o.LowWater = DefaultLowWater
-	}
-	if o.HighWater == 0 {
-		o.HighWater = DefaultHighWater
-	}
+	o.LowWater, o.HighWater = Watermarks(o.LowWater, o.HighWater)
 	c := &Cache{AckLimit: math.MaxUint64, DestageLimit: math.MaxUint64, data: o.Data, o: o, follow: o.Follow}
 	super := o.Super
 	if o.Log != nil {
@@ -229,13 +224,13 @@ func base(p seglog.Pos, first int64) uint32 { return uint32(p/blk.SectorBytes) -
 
 func (c *Cache) mapRange(off, n int64, p seglog.Pos) {
 	for n > 0 {
-		block, first := off/BlockBytes, off%BlockBytes/blk.SectorBytes
-		k := min(n, BlockBytes-off%BlockBytes)
-		mask := uint8((1<<(k/blk.SectorBytes) - 1) << first)
+		block, at := off/BlockBytes, off%BlockBytes
+		k := min(n, BlockBytes-at)
+		mask := sectorMask(at, at+k)
 		if Planted && Plant == "forget-mask" {
 			mask = fullMask
 		}
-		c.idx.put(uint32(block), mask, base(p, first))
+		c.idx.put(uint32(block), mask, base(p, at/blk.SectorBytes))
 		off, n, p = off+k, n-k, p+seglog.Pos(k)
 	}
 }
@@ -321,8 +316,7 @@ func (c *Cache) submit(r *blk.Request) {
 		c.r.submit(r)
 	case blk.Write:
 		if r.Length > c.MaxWrite() {
-			r.Err = syscall.EINVAL
-			r.Owner.Complete(r)
+			deny(r, syscall.EINVAL)
 			return
 		}
 		c.count.Writes++
@@ -333,8 +327,7 @@ func (c *Cache) submit(r *blk.Request) {
 		r.Owner.Complete(r)
 	case blk.Discard, blk.WriteZeroes:
 		if r.Op == blk.Discard && !c.info.Discard || r.Length > maxZeroBytes {
-			r.Err = syscall.EOPNOTSUPP
-			r.Owner.Complete(r)
+			deny(r, syscall.EOPNOTSUPP)
 			return
 		}
 		if r.Op == blk.Discard {
@@ -344,13 +337,15 @@ func (c *Cache) submit(r *blk.Request) {
 		}
 		c.pending.Push(r)
 	default:
-		r.Err = syscall.EOPNOTSUPP
-		r.Owner.Complete(r)
+		deny(r, syscall.EOPNOTSUPP)
 	}
 }
 
-func (c *Cache) refuse(r *blk.Request) {
-	r.Err = syscall.EIO
+func (c *Cache) refuse(r *blk.Request) { deny(r, syscall.EIO) }
+
+// deny completes r with an error.
+func deny(r *blk.Request, err syscall.Errno) {
+	r.Err = err
 	r.Owner.Complete(r)
 }
 
@@ -381,7 +376,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	if c.pending.Head() != nil || c.r.active > 0 {
 		c.lastIO = now.Mono
 	}
-	wake = min(wake, c.log.Kick(now))
+	c.log.Kick(now)
 	c.noteLog()
 	c.r.kick(now)
 	c.acknowledge(now)

@@ -31,6 +31,7 @@ type destager struct {
 	changed bool // a completion has come since the last kick
 	held    bool // hold destage altogether
 	zeros   []zeroOp
+	zeroAt  int // of zeros: to be submitted
 	zreqs   [4]blk.Request
 	zero    []byte
 }
@@ -191,6 +192,7 @@ func (d *destager) deadline(now blk.Instant) int64 {
 // with Ordered one. It reports whether there is anything to do.
 func (d *destager) collect() bool {
 	d.pieces, d.last, d.zeros, d.prints = d.pieces[:0], 0, d.zeros[:0], d.prints[:0]
+	d.zeroAt = 0
 	budget := d.c.p.budget()
 	for len(d.pieces) < budget {
 		if d.last != 0 && (d.c.o.Ordered || !d.reader.Ready()) {
@@ -226,10 +228,11 @@ func (d *destager) take(s *seglog.Segment) {
 		payload := s.Payload(r)
 		for off := int64(0); off < r.Length; {
 			at := r.Offset + off
-			first := at % BlockBytes / blk.SectorBytes
-			n := min(r.Length-off, BlockBytes-at%BlockBytes)
+			in := at % BlockBytes
+			n := min(r.Length-off, BlockBytes-in)
+			first := in / blk.SectorBytes
 			p := piece{block: uint32(at / BlockBytes), base: base(r.At+seglog.Pos(off), first), order: uint32(len(d.pieces)), src: payload[off : off+n], first: int(first),
-				mask: uint8((1<<(n/blk.SectorBytes) - 1) << first)}
+				mask: sectorMask(in, in+n)}
 			d.judge(&p, beyond)
 			off += n
 		}
@@ -332,11 +335,9 @@ func (d *destager) lay(block uint32, mask uint8, out []byte) {
 func adjacent(a, b []byte) bool { return cap(a)-len(a) == cap(b) }
 
 func (d *destager) fingerprint(off int64, b []byte) {
-	for i := 0; i < len(b); i += blk.SectorBytes {
-		if k, ok := printIndex(off+int64(i), d.c.info.SizeBytes); ok {
-			d.prints = append(d.prints, print{k, sectorHash(b[i : i+blk.SectorBytes])})
-		}
-	}
+	printsIn(off, off+int64(len(b)), d.c.info.SizeBytes, func(k int, at int64) {
+		d.prints = append(d.prints, print{k, sectorHash(b[at-off:][:blk.SectorBytes])})
+	})
 }
 
 func (d *destager) submit(now blk.Instant) {

@@ -43,11 +43,7 @@ func Fingerprint(dev blk.Device, size int64, drive blk.Drive) (f [seglog.Fingerp
 		if err := blk.Do(dev, &blk.Request{Op: blk.Read, Offset: at, Length: n, Buf: buf[:n]}, drive); err != nil {
 			return f, fmt.Errorf("fingerprint: %w", err)
 		}
-		for i := int64(0); i < n; i += blk.SectorBytes {
-			if k, ok := printIndex(at+i, size); ok {
-				f[k] = sectorHash(buf[i : i+blk.SectorBytes])
-			}
-		}
+		printsIn(at, at+n, size, func(k int, s int64) { f[k] = sectorHash(buf[s-at:][:blk.SectorBytes]) })
 	}
 	return f, nil
 }
@@ -67,34 +63,23 @@ func (g *sightings) note(s *seglog.Segment) {
 	for i := range s.Records {
 		r := s.Record(i)
 		p := s.Payload(r)
-		if isZeroing(r.Kind) {
-			g.noteZero(&r)
-			continue
-		}
-		if p == nil {
-			printsAt(r.Offset, r.Offset+r.Length, g.size, func(k int, off int64) { g.at[k] = append(g.at[k], r.At+seglog.Pos(off-r.Offset)) })
-			continue
-		}
-		for off := int64(0); off < r.Length; off += blk.SectorBytes {
-			if k, ok := printIndex(r.Offset+off, g.size); ok {
-				g.seen[k] = append(g.seen[k], sectorHash(p[off:off+blk.SectorBytes]))
+		printsIn(r.Offset, r.Offset+r.Length, g.size, func(k int, at int64) {
+			in := at - r.Offset
+			switch {
+			case isZeroing(r.Kind):
+				g.seen[k] = append(g.seen[k], zeroHash)
+			case p == nil:
+				g.at[k] = append(g.at[k], r.At+seglog.Pos(in))
+			default:
+				g.seen[k] = append(g.seen[k], sectorHash(p[in:in+blk.SectorBytes]))
 			}
-		}
+		})
 	}
 }
 
-// noteZero makes every fingerprinted sector of a zeroed range one that may hold zeros.
-func (g *sightings) noteZero(r *seglog.Record) {
-	printsIn(r.Offset, r.Offset+r.Length, g.size, func(k int) { g.seen[k] = append(g.seen[k], zeroHash) })
-}
-
-// printsIn calls f for each place in the fingerprint whose sector lies in [off, end).
-func printsIn(off, end, size int64, f func(k int)) {
-	printsAt(off, end, size, func(k int, _ int64) { f(k) })
-}
-
-// printsAt is printsIn with the sector's place on the disk.
-func printsAt(off, end, size int64, f func(k int, off int64)) {
+// printsIn calls f for each sector in [off, end) that has a place in the fingerprint: the place,
+// and where on the disk the sector lies.
+func printsIn(off, end, size int64, f func(k int, at int64)) {
 	const area = half * blk.SectorBytes
 	for s := off; s < min(end, area); s += blk.SectorBytes {
 		if k, ok := printIndex(s, size); ok {

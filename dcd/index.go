@@ -103,22 +103,16 @@ func (x *index) put(block uint32, mask uint8, base uint32) {
 // clear takes the sectors in mask away from the entries that still name base; newer ones stay.
 // Two records that lie side by side in a segment may give one block the same base.
 func (x *index) clear(block uint32, mask uint8, base uint32) {
-	for i := x.first(block); i >= 0; {
-		if x.masks[i]&mask == 0 || x.bases[i] != base && !(Planted && Plant == "clear-newer") {
-			i = x.next(block, i)
-			continue
-		}
-		if x.masks[i] &^= mask; x.masks[i] == 0 {
-			x.drop(i)
-			i = x.first(block)
-		}
-	}
+	x.take(block, mask, base, Planted && Plant == "clear-newer")
 }
 
 // remove takes the sectors in mask away from all of block's entries.
-func (x *index) remove(block uint32, mask uint8) {
+func (x *index) remove(block uint32, mask uint8) { x.take(block, mask, 0, true) }
+
+// take is clear, or, with every, remove.
+func (x *index) take(block uint32, mask uint8, base uint32, every bool) {
 	for i := x.first(block); i >= 0; {
-		if x.masks[i]&mask == 0 {
+		if x.masks[i]&mask == 0 || x.bases[i] != base && !every {
 			i = x.next(block, i)
 			continue
 		}

@@ -13,6 +13,17 @@ const (
 	DefaultHighWater = 80
 )
 
+// Watermarks puts the defaults in the place of zeros.
+func Watermarks(low, high int) (int, int) {
+	if low == 0 {
+		low = DefaultLowWater
+	}
+	if high == 0 {
+		high = DefaultHighWater
+	}
+	return low, high
+}
+
 const (
 	growBatch     = 4             // a batch under full pressure is that many times DestageBytes
 	batchNanos    = 2_000_000_000 // a batch should not take longer: space comes back in steps of it

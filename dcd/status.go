@@ -43,15 +43,10 @@ func (c *Cache) Status() Status {
 	return s
 }
 
-// Tune changes the watermarks (0, 0: the defaults) and the order of destage from the next batch on.
+// Tune changes the watermarks (0: the default) and the order of destage from the next batch on.
 func (c *Cache) Tune(low, high int, ordered bool) {
-	if low == 0 {
-		low = DefaultLowWater
-	}
-	if high == 0 {
-		high = DefaultHighWater
-	}
-	c.o.LowWater, c.o.HighWater, c.o.Ordered = low, high, ordered
+	c.o.LowWater, c.o.HighWater = Watermarks(low, high)
+	c.o.Ordered = ordered
 }
 
 // DestageAll makes destage go on until nothing is left, or stops that.

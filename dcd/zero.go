@@ -179,15 +179,15 @@ func (d *destager) takeZero(r *seglog.Record) {
 			p.mask &^= blockMask(int64(p.block), z.off, z.end)
 		}
 	}
-	printsIn(z.off, z.end, d.c.info.SizeBytes, func(k int) { d.prints = append(d.prints, print{k, zeroHash}) })
+	printsIn(z.off, z.end, d.c.info.SizeBytes, func(k int, _ int64) { d.prints = append(d.prints, print{k, zeroHash}) })
 }
 
 var zeroHash = sectorHash(make([]byte, blk.SectorBytes))
 
 // submitZeros keeps the batch's zeroing going; false: all of it is done.
 func (d *destager) submitZeros() bool {
-	for len(d.zeros) > 0 && d.out < len(d.zreqs) && d.err == 0 {
-		z := &d.zeros[0]
+	for d.zeroAt < len(d.zeros) && d.out < len(d.zreqs) && d.err == 0 {
+		z := &d.zeros[d.zeroAt]
 		r := d.freeZero()
 		n := min(z.end-z.off, zeroStep)
 		*r = blk.Request{Op: z.op, Flags: z.flags, Offset: z.off, Owner: d}
@@ -197,7 +197,7 @@ func (d *destager) submitZeros() bool {
 		}
 		r.Length = n
 		if z.off += n; z.off == z.end {
-			d.zeros = d.zeros[1:]
+			d.zeroAt++
 		}
 		d.out++
 		d.c.count.ZeroedBytes += uint64(n)

@@ -40,7 +40,7 @@ func ParseMode(s string) (Mode, error) {
 }
 
 // ahead reports whether acknowledged writes may lack on the peer, so that its mark is always set.
-func (m Mode) ahead() bool { return m != Sync }
+func (m Mode) ahead() bool { return m == Async || m == SemiSync }
 
 // SetMode changes the mode of a primary while it serves. What was acknowledged before the change
 // is as safe as the old mode made it; a weaker mode counts once the mark that says so is durable,

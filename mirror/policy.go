@@ -92,7 +92,7 @@ func (n *Node) clearMarks() {
 		return
 	}
 	drop := alone
-	if n.o.Mode.ahead() || n.wanted.ahead() && n.wanted != 0 {
+	if n.o.Mode.ahead() || n.wanted.ahead() {
 		drop = seglog.Degraded
 	}
 	if n.marks()&drop != 0 {

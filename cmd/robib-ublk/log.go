@@ -24,6 +24,9 @@ type LogCheckCmd struct {
 	Path string `arg:"" help:"The log device or file."`
 }
 
+// openLog opens a log that is only looked at.
+func openLog(path string) (*os.File, error) { return os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0) }
+
 type checked struct {
 	Path     string           `json:"path"`
 	Volume   string           `json:"volume_uuid"`
@@ -39,7 +42,7 @@ type checked struct {
 
 // Run reads the log.
 func (l *LogCheckCmd) Run(cli *CLI) error {
-	f, err := os.OpenFile(l.Path, os.O_RDONLY|unix.O_DIRECT, 0)
+	f, err := openLog(l.Path)
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/robib-ublk/robib/cmd/internal/volume"
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
@@ -47,7 +45,12 @@ var kindNames = map[seglog.Kind]string{seglog.Data: "data", seglog.Discard: "dis
 
 // Run reads the log; JSON output is one document a segment.
 func (l *LogDumpCmd) Run(cli *CLI) error {
-	return readLog(l.Path, func(d blk.Device, drive blk.Drive) error {
+	file, err := openLog(l.Path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	err = volume.WithDisk(file, func(d blk.Device, drive blk.Drive) error {
 		out := json.NewEncoder(os.Stdout)
 		if cli.Pretty {
 			out.SetIndent("", "  ")
@@ -78,17 +81,8 @@ func (l *LogDumpCmd) Run(cli *CLI) error {
 		}
 		return err
 	})
-}
-
-// readLog opens a log to look at it.
-func readLog(path string, f func(d blk.Device, drive blk.Drive) error) error {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if err := volume.WithDisk(file, f); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", l.Path, err)
 	}
 	return nil
 }
@@ -107,10 +101,7 @@ func (l *LogRescueCmd) Run(cli *CLI) error {
 		return err
 	}
 	defer disk.Close()
-	if err := l.matches(disk); err != nil {
-		return err
-	}
-	log, err := os.OpenFile(l.Path, os.O_RDONLY|unix.O_DIRECT, 0)
+	log, err := openLog(l.Path)
 	if err != nil {
 		return err
 	}
@@ -118,6 +109,9 @@ func (l *LogRescueCmd) Run(cli *CLI) error {
 	var r dcd.Rescued
 	err = volume.WithDisks([]*os.File{log, disk}, func(d []blk.Device, drive blk.Drive) error {
 		to := d[1]
+		if err := l.matches(d[0], to.Info(), drive); err != nil {
+			return err
+		}
 		if !l.Write {
 			to = nil
 		}
@@ -153,19 +147,13 @@ func (l *LogRescueCmd) Run(cli *CLI) error {
 }
 
 // matches refuses a disk that the log was not made for.
-func (l *LogRescueCmd) matches(disk *os.File) error {
-	return readLog(l.Path, func(log blk.Device, drive blk.Drive) error {
-		s, err := seglog.Probe(log, drive)
-		if err != nil {
-			return err
-		}
-		i, err := filedev.Describe(disk)
-		if err != nil {
-			return err
-		}
-		if s.DiskIdentity != "" && s.DiskIdentity != i.Identity || i.SizeBytes < s.DiskBytes {
-			return fmt.Errorf("it belongs to disk %s (%s), not to %s (%s)", s.DiskIdentity, volume.Bytes(s.DiskBytes), l.Disk, i.Identity)
-		}
-		return nil
-	})
+func (l *LogRescueCmd) matches(log blk.Device, disk blk.Info, drive blk.Drive) error {
+	s, err := seglog.Probe(log, drive)
+	if err != nil {
+		return err
+	}
+	if s.DiskIdentity != "" && s.DiskIdentity != disk.Identity || disk.SizeBytes < s.DiskBytes {
+		return fmt.Errorf("it belongs to disk %s (%s), not to %s (%s)", s.DiskIdentity, volume.Bytes(s.DiskBytes), l.Disk, disk.Identity)
+	}
+	return nil
 }

@@ -37,36 +37,31 @@ func Check(dev blk.Device, drive blk.Drive, report func(Finding)) (Summary, erro
 	if damaged {
 		report(Finding{true, "one of the two superblocks is damaged; the other one is good and the next start writes it again"})
 	}
-	l := &Log{dev: dev, super: *s}
-	l.rewindTo(s.Start)
-	w := walker{l: l, drive: drive}
+	w := offline(dev, s, drive)
 	defer w.close()
-	for {
-		g, err := w.next()
-		if err != nil {
-			sum.ReadBytes = w.Bytes
-			if errors.Is(err, ErrReadError) {
-				return sum, err
-			}
-			if err := w.judge(err); err != nil {
-				report(Finding{true, err.Error()})
-				return sum, err
-			}
-			if !errors.Is(err, ErrOrder) && !isEmpty(&w) {
-				sum.TornTail = true
-				report(Finding{false, fmt.Sprintf("a torn tail after segment %d: it was never acknowledged, and is cut at the next start", sum.Last)})
-			}
-			return sum, nil
-		}
-		l.sealed, l.hash, l.head = g.LSN, g.Hash, g.Pos+Pos(l.padded(g.Bytes))
+	hole, _ := w.follow(func(g *Segment) error {
 		sum.Last = g.LSN
 		sum.Segments++
 		sum.Records += g.Records
-		sum.UsedBytes = int64(l.head - s.Start.Pos)
+		sum.UsedBytes = int64(w.l.head - s.Start.Pos)
 		for i := range g.Records {
 			sum.DirtyBytes += g.Record(i).Length
 		}
+		return nil
+	})
+	sum.ReadBytes = w.Bytes
+	if errors.Is(hole, ErrReadError) {
+		return sum, hole
 	}
+	if err := w.judge(hole); err != nil {
+		report(Finding{true, err.Error()})
+		return sum, err
+	}
+	if !errors.Is(hole, ErrOrder) && !isEmpty(w) {
+		sum.TornTail = true
+		report(Finding{false, fmt.Sprintf("a torn tail after segment %d: it was never acknowledged, and is cut at the next start", sum.Last)})
+	}
+	return sum, nil
 }
 
 // isEmpty reports whether nothing of this chain was begun where the next segment would be.

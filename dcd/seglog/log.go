@@ -256,15 +256,24 @@ func (l *Log) Seal(now blk.Instant) LSN {
 	return s.LSN
 }
 
-// accept makes s, whose bytes are in RAM, the newest segment.
-func (l *Log) accept(s *Segment) {
+// note makes s the newest segment that is known.
+func (l *Log) note(s *Segment) {
 	*l.info(s.LSN) = segInfo{pos: s.Pos, hash: s.Hash, durable: s.Durable, bytes: uint32(s.Bytes), records: uint32(s.Records)}
-	l.sealed, l.hash = s.LSN, s.Hash
-	l.head = s.Pos + Pos(l.padded(s.Bytes))
+	l.pass(s)
 	l.declared = s.Durable
 	if s.Records > 0 {
 		l.lastData = s.LSN
 	}
+}
+
+// pass makes the chain go on behind s.
+func (l *Log) pass(s *Segment) {
+	l.sealed, l.hash, l.head = s.LSN, s.Hash, s.Pos+Pos(l.padded(s.Bytes))
+}
+
+// accept makes s, whose bytes are in RAM, the newest segment.
+func (l *Log) accept(s *Segment) {
+	l.note(s)
 	l.summarize(s)
 	if Planted && Plant == "ack-early" {
 		l.durable = l.sealed
@@ -433,6 +442,3 @@ func (l *Log) Close() error {
 	}
 	return err
 }
-
-// SetDevice puts another device in the log device's place; for benchmarks.
-func (l *Log) SetDevice(d blk.Device) { l.dev = d }

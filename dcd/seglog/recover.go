@@ -108,12 +108,7 @@ func (l *Log) recover(o *Options, drive blk.Drive) error {
 		if o.Visit != nil {
 			o.Visit(s)
 		}
-		*l.info(s.LSN) = segInfo{pos: s.Pos, hash: s.Hash, durable: s.Durable, bytes: uint32(s.Bytes), records: uint32(s.Records)}
-		l.sealed, l.hash, l.declared = s.LSN, s.Hash, s.Durable
-		l.head = s.Pos + Pos(l.padded(s.Bytes))
-		if s.Records > 0 {
-			l.lastData = s.LSN
-		}
+		l.note(s)
 		return nil
 	}
 	hole := error(nil)

@@ -147,9 +147,7 @@ func (l *Log) kickSummaries() {
 	if int64(at%Pos(area))+n > area {
 		at = (at/Pos(area) + 1) * Pos(area) // pages do not wrap
 	}
-	for len(s.pages) > 0 && s.pages[0].last < l.super.Start.LSN {
-		s.pages = s.pages[1:]
-	}
+	l.prunePages()
 	if len(s.pages) > 0 && int64(at-s.pages[0].at)+n > area {
 		if s.covered > 4*s.every || len(s.buf) > len(s.out)*3/4 {
 			l.dropSummary() // no room: what it covers will be walked
@@ -177,13 +175,19 @@ func (l *Log) kickSummaries() {
 	l.dev.Submit(&s.req)
 }
 
-// noteSummaries puts where recovery finds the first page of use into the superblock, which is
-// written when something else calls for it.
-func (l *Log) noteSummaries() {
+// prunePages forgets pages that name nothing behind the recovery start.
+func (l *Log) prunePages() {
 	s := &l.sums
 	for len(s.pages) > 0 && s.pages[0].last < l.super.Start.LSN {
 		s.pages = s.pages[1:]
 	}
+}
+
+// noteSummaries puts where recovery finds the first page of use into the superblock, which is
+// written when something else calls for it.
+func (l *Log) noteSummaries() {
+	s := &l.sums
+	l.prunePages()
 	if l.super.SumPos = s.next; len(s.pages) > 0 {
 		l.super.SumPos = s.pages[0].at
 	}

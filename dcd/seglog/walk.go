@@ -2,7 +2,6 @@ package seglog
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/robib-ublk/robib/ublk/blk"
 )
@@ -22,45 +21,59 @@ func Walk(dev blk.Device, drive blk.Drive, salvage bool, visit func(s *Segment) 
 	if err != nil {
 		return Super{}, nil, err
 	}
-	l := &Log{dev: dev, super: *s}
-	l.rewindTo(s.Start)
-	w := walker{l: l, drive: drive}
+	w := offline(dev, s, drive)
 	defer w.close()
 	var lost []Lost
 	for {
-		g, err := w.next()
-		if err != nil {
-			if errors.Is(err, ErrReadError) && !salvage {
-				return *s, lost, err
-			}
-			err = w.judge(err)
-			if err == nil || !salvage {
-				return *s, lost, err
-			}
-			from := l.sealed + 1
-			if g, err = w.resume(); g == nil {
-				var c *CorruptError
-				to := s.Declared
-				if errors.As(err, &c) && c.By > 0 {
-					to = c.By - 1
-				}
-				return *s, append(lost, Lost{from, max(to, from)}), nil
-			}
-			lost = append(lost, Lost{from, g.LSN - 1})
+		hole, err := w.follow(visit)
+		if hole == nil {
+			return *s, lost, err
 		}
-		l.sealed, l.hash, l.head = g.LSN, g.Hash, g.Pos+Pos(l.padded(g.Bytes))
+		if errors.Is(hole, ErrReadError) && !salvage {
+			return *s, lost, hole
+		}
+		if err := w.judge(hole); err == nil || !salvage {
+			return *s, lost, err
+		}
+		from := w.l.sealed + 1
+		g := w.resume()
+		if g == nil {
+			return *s, append(lost, Lost{from, max(s.Declared, from)}), nil
+		}
+		lost = append(lost, Lost{from, g.LSN - 1})
+		w.l.pass(g)
 		if err := visit(g); err != nil {
 			return *s, lost, err
 		}
 	}
 }
 
-// resume looks behind a damaged segment, to the end of the ring, for the next one that is whole.
-func (w *walker) resume() (*Segment, error) {
+// offline is a walker over a log that is only read; it stands at the recovery start.
+func offline(dev blk.Device, s *Super, drive blk.Drive) *walker {
+	l := &Log{dev: dev, super: *s}
+	l.rewindTo(s.Start)
+	return &walker{l: l, drive: drive}
+}
+
+// follow gives every segment up to a hole, or up to an error of visit; then there is no hole.
+func (w *walker) follow(visit func(s *Segment) error) (hole, err error) {
+	for {
+		g, hole := w.next()
+		if hole != nil {
+			return hole, nil
+		}
+		w.l.pass(g)
+		if err := visit(g); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// resume looks behind a damaged segment, to the end of the ring, for the next one that is whole; nil: none is.
+func (w *walker) resume() *Segment {
 	l := w.l
 	c := Pos(l.super.ChunkBytes)
 	end := l.super.Start.Pos + Pos(l.super.RingBytes)
-	err := fmt.Errorf("%w: nothing good behind LSN %d", ErrCorrupt, l.sealed)
 	for p := l.head; p < end; p += sectorBytes {
 		left := int64(c - p%c)
 		s, e := w.header(p, left)
@@ -73,8 +86,8 @@ func (w *walker) resume() (*Segment, error) {
 		}
 		if s, e = Parse(raw, int(left)); e == nil {
 			s.Pos = p
-			return &s, nil
+			return &s
 		}
 	}
-	return nil, err
+	return nil
 }

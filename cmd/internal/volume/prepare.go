@@ -55,13 +55,7 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 		c.HighWater = s.HighWater
 	}
 	if c.LowWater > 0 || c.HighWater > 0 {
-		lo, hi := c.LowWater, c.HighWater
-		if lo == 0 {
-			lo = dcd.DefaultLowWater
-		}
-		if hi == 0 {
-			hi = dcd.DefaultHighWater
-		}
+		lo, hi := dcd.Watermarks(c.LowWater, c.HighWater)
 		if lo < 1 || lo >= hi || hi > 95 {
 			return false, Usagef("watermarks of %d and %d per cent: the low one is at least 1 and below the high one, which is at most 95", lo, hi)
 		}

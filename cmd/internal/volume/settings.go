@@ -28,21 +28,20 @@ var SettingList = []Setting{
 		}
 		return err
 	}},
-	{"low-water", "per cent of the log from which destage does not wait for an idle disk", func(c *Config) string { return strconv.Itoa(orDefault(c.LowWater, dcd.DefaultLowWater)) },
+	{"low-water", "per cent of the log from which destage does not wait for an idle disk", func(c *Config) string {
+		lo, _ := dcd.Watermarks(c.LowWater, c.HighWater)
+		return strconv.Itoa(lo)
+	},
 		func(c *Config, v string) error { return percent(v, &c.LowWater) }},
-	{"high-water", "per cent of the log from which writes are admitted as fast as space comes back", func(c *Config) string { return strconv.Itoa(orDefault(c.HighWater, dcd.DefaultHighWater)) },
+	{"high-water", "per cent of the log from which writes are admitted as fast as space comes back", func(c *Config) string {
+		_, hi := dcd.Watermarks(c.LowWater, c.HighWater)
+		return strconv.Itoa(hi)
+	},
 		func(c *Config, v string) error { return percent(v, &c.HighWater) }},
 	{"ordered", "yes: destage in write order, segment by segment", func(c *Config) string { return yesNo(c.Ordered) }, func(c *Config, v string) (err error) {
 		c.Ordered, err = parseYesNo(v)
 		return err
 	}},
-}
-
-func orDefault(v, d int) int {
-	if v == 0 {
-		return d
-	}
-	return v
 }
 
 func yesNo(v bool) string {
@@ -96,7 +95,7 @@ func (c *Config) Change(set map[string]string) (*Config, error) {
 			return nil, Usagef("%s: %v", name, err)
 		}
 	}
-	if lo, hi := orDefault(n.LowWater, dcd.DefaultLowWater), orDefault(n.HighWater, dcd.DefaultHighWater); lo >= hi {
+	if lo, hi := dcd.Watermarks(n.LowWater, n.HighWater); lo >= hi {
 		return nil, Usagef("low-water %d must be below high-water %d", lo, hi)
 	}
 	return &n, nil
