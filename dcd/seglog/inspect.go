@@ -45,7 +45,9 @@ func Check(dev blk.Device, drive blk.Drive, report func(Finding)) (Summary, erro
 		sum.Records += g.Records
 		sum.UsedBytes = int64(w.l.head - s.Start.Pos)
 		for i := range g.Records {
-			sum.DirtyBytes += g.Record(i).Length
+			if r := g.Record(i); r.Kind == Data {
+				sum.DirtyBytes += r.Length
+			}
 		}
 		return nil
 	})

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/robib-ublk/robib/ublk/blk"
+	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
 
 // huge is a log device of any size that keeps superblocks, checkpoint area and the newest part
@@ -123,5 +124,29 @@ func TestRecoveryReadsOnePerCent(t *testing.T) {
 	}
 	if err := again.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A discarded range is no payload that the log alone holds.
+func TestCheckCountsPayloadOnly(t *testing.T) {
+	w := blktest.NewWorld(1)
+	dev := blktest.NewDisk(w, "log", simSize, 1000)
+	if err := Create(dev, newSuper(), w.Drive); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(dev, Options{Incarnation: 1}, w.Drive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Begin(2, 512)
+	l.Add(Data, 0, 512, make([]byte, 512))
+	l.AddRange(Discard, 0, 4096, 1<<30)
+	l.Seal(w.Time())
+	for l.Kick(w.Time()); l.InFlight() > 0; l.Kick(w.Time()) {
+		w.Step()
+	}
+	sum, err := Check(dev, w.Drive, func(f Finding) { t.Log(f) })
+	if err != nil || sum.Records != 2 || sum.DirtyBytes != 512 {
+		t.Fatalf("%+v %v", sum, err)
 	}
 }
