@@ -18,7 +18,10 @@ type CLI struct {
 	Shell ShellCmd `cmd:"" help:"Open a shell in a virtual machine."`
 	Exec  ExecCmd  `cmd:"" help:"Run a test binary in a virtual machine: go test -exec 'go run ./cmd/lab exec --' PACKAGE."`
 
-	GuestDemo GuestDemoCmd `cmd:"" hidden:""`
+	Bench BenchCmd `cmd:"" help:"Measure a device in a virtual machine that counts instructions as time, beside the bare disk."`
+
+	GuestDemo  GuestDemoCmd  `cmd:"" hidden:""`
+	GuestBench GuestBenchCmd `cmd:"" hidden:""`
 }
 
 // exitCode ends the program with a command's own exit code.

@@ -17,11 +17,11 @@ import (
 var wanted = []string{
 	"virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "crc32c_intel", "libcrc32c", "crc32c_cryptoapi", "ext4", "xfs",
 	"ublk_drv", "null_blk", "brd", "loop", "dm_mod", "dm_flakey", "dm_delay", "dm_log_writes", "md_mod", "raid1", "configfs",
-	"veth", "sch_netem", "tls",
+	"veth", "sch_netem", "tls", "mq_deadline",
 }
 
 // dormant are put into the guest and loaded by whoever wants them, with parameters.
-var dormant = []string{"null_blk", "brd"}
+var dormant = []string{"null_blk", "brd", "mq_deadline"}
 
 type module struct {
 	name, file string
