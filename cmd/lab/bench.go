@@ -102,3 +102,9 @@ func (g *GuestBenchCmd) Run(*CLI) error {
 	}
 	return benchrun.Guest(c)
 }
+
+// GuestSoakCmd counts the time that nothing else in the guest wants.
+type GuestSoakCmd struct{}
+
+// Run never returns.
+func (*GuestSoakCmd) Run(*CLI) error { return benchrun.Soak() }

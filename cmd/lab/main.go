@@ -22,6 +22,7 @@ type CLI struct {
 
 	GuestDemo  GuestDemoCmd  `cmd:"" hidden:""`
 	GuestBench GuestBenchCmd `cmd:"" hidden:""`
+	GuestSoak  GuestSoakCmd  `cmd:"" hidden:""`
 }
 
 // exitCode ends the program with a command's own exit code.

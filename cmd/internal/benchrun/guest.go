@@ -21,6 +21,8 @@ const (
 	settle = 5 * time.Second
 	// limit bounds each wait, in the guest's time.
 	limit = 10 * time.Minute
+	// workSeconds is how long a workload runs, about, when its instructions are counted.
+	workSeconds = 1.5
 )
 
 // resultMark begins a line of output that is a result in JSON; every other line is for people.
@@ -51,12 +53,11 @@ func Guest(c Case) error {
 			return err
 		}
 	}
-	for _, w := range inOrder(c.Workloads) {
-		if err := g.measure(dev, w); err != nil {
-			return fmt.Errorf("%s: %w", w.Name, err)
-		}
+	results, err := g.rates(dev)
+	if err != nil {
+		return err
 	}
-	return nil
+	return g.work(dev, results)
 }
 
 // guest is one case under way.
@@ -201,32 +202,54 @@ func fio(args []string) ([]byte, error) {
 	return out, nil
 }
 
-// measure runs a workload twice: with next to no requests, which shows what starting fio costs, and in full.
-func (g *guest) measure(dev string, w *Workload) error {
-	n := w.requests * g.c.Scale / 100
-	few := min(w.depth, n/2)
-	start, err := busy(func() error {
-		_, err := fio(w.args(dev, few))
-		return err
-	})
+// rates runs the workloads for their rates.
+func (g *guest) rates(dev string) (out []Result, err error) {
+	for _, w := range inOrder(g.c.Workloads) {
+		b, err := fio(w.args(dev, w.requests*g.c.Scale/100))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", w.Name, err)
+		}
+		r, err := parseFio(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", w.Name, err)
+		}
+		r.Case, r.Workload = g.c.Name, w.Name
+		if err := report(resultMark, r); err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// work runs the workloads again for their instructions: each with next to no requests, which
+// shows what starting fio costs, and with more. Idle time is not free then, so they are few.
+func (g *guest) work(dev string, results []Result) error {
+	time.Sleep(settle)
+	s, err := startSoaker()
 	if err != nil {
 		return err
 	}
-	var out []byte
-	all, err := busy(func() (err error) {
-		out, err = fio(w.args(dev, n))
-		return err
-	})
-	if err != nil {
-		return err
+	defer s.stop()
+	for _, r := range results {
+		w := workload(r.Workload)
+		many := min(w.requests, int(r.IOPS*workSeconds))
+		few := min(w.depth, many/2)
+		var cost [2]float64
+		for i, n := range []int{few, many} {
+			if cost[i], err = s.busy(func() error {
+				_, err := fio(w.args(dev, n))
+				return err
+			}); err != nil {
+				return fmt.Errorf("%s: %w", w.Name, err)
+			}
+		}
+		r.Instructions = (cost[1] - cost[0]) / float64(many-few)
+		if err := report(resultMark, r); err != nil {
+			return err
+		}
 	}
-	r, err := parseFio(out)
-	if err != nil {
-		return err
-	}
-	r.Case, r.Workload = g.c.Name, w.Name
-	r.Instructions = float64((all - start).Nanoseconds()) / float64(n-few)
-	return report(resultMark, r)
+	return nil
 }
 
 // report prints a result for the host.

@@ -50,7 +50,7 @@ type pair struct{ log, data Model }
 func Plan(o Options) ([]Case, error) {
 	jobs, sustained := o.Workloads, false
 	if len(jobs) == 0 {
-		jobs, sustained = DefaultWorkloads(), o.Set == "dcd"
+		jobs, sustained = DefaultWorkloads(), o.Set == "dcd" && o.Log != "brd"
 	} else if slices.Contains(jobs, Sustained) {
 		sustained = true
 		jobs = slices.DeleteFunc(slices.Clone(jobs), func(n string) bool { return n == Sustained })
@@ -83,6 +83,9 @@ func Plan(o Options) ([]Case, error) {
 	if sustained {
 		if o.Set != "dcd" {
 			return nil, fmt.Errorf("%s is a workload of the set dcd only", Sustained)
+		}
+		if slices.ContainsFunc(pairs, func(x pair) bool { return x.log == "brd" }) {
+			return nil, fmt.Errorf("%s needs a log of %d MiB, and brd has one size", Sustained, SustainedMiB)
 		}
 		p.sustained(pairs)
 	}

@@ -48,7 +48,11 @@ func (c *collector) take(line string) error {
 		if err := json.Unmarshal([]byte(text), &x); err != nil {
 			return fmt.Errorf("result %q: %w", line, err)
 		}
-		c.r.results = append(c.r.results, x)
+		if old := c.r.find(x.Case, x.Workload); old != nil {
+			*old = x // with its instructions
+		} else {
+			c.r.results = append(c.r.results, x)
+		}
 		return nil
 	}
 	if text, ok := strings.CutPrefix(line, courseMark); ok {
