@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/robib-ublk/robib/cmd/internal/benchrun"
@@ -49,18 +52,24 @@ func (b *BenchCmd) Run(*CLI) error {
 	if err != nil {
 		return err
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	begun, failed := time.Now(), 0
 	r := benchrun.Report{Cases: cases}
 	for _, c := range cases {
+		if ctx.Err() != nil {
+			failed++
+			continue
+		}
 		if err := measure(l, j, c, &r); err != nil {
 			failed++
 			fmt.Fprintf(os.Stderr, "lab: %s: %v\n", c.Name, err)
 		}
 	}
-	fmt.Printf("kernel %s, %.0f s\n", j.Kernel.Version, time.Since(begun).Seconds())
+	fmt.Printf("Kernel %s, one CPU, 1 instruction = 1 ns; measured in %.0f s.\n%s", j.Kernel.Version, time.Since(begun).Seconds(), benchrun.Legend)
 	r.Print(os.Stdout)
 	if failed > 0 {
-		fmt.Printf("%d of %d cases failed\n", failed, len(cases))
+		fmt.Printf("\n%d of %d cases failed or did not run\n", failed, len(cases))
 		return exitCode(1)
 	}
 	return nil

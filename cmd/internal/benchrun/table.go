@@ -10,6 +10,12 @@ import (
 	"unicode/utf8"
 )
 
+// Legend says what the tables' words mean and what they cannot say.
+const Legend = `Compare ratios, not rates: there are no cache misses and no second CPU, and both ends of a mirror share the one.
+Disks: nvme 15 us, 128 at a time; sata 80 us, 32; hdd 8 ms, one, no seeks; brd is the kernel's RAM disk. A case is KIND:LOG+DATA.
+Workloads: r read, w write; r random 4 KiB, s sequential 128 KiB; depth; d O_DSYNC, f fsync after each. fio, libaio, direct.
+`
+
 // Report gathers what the guests print and prints it as tables.
 type Report struct {
 	Cases   []Case
