@@ -21,8 +21,9 @@ const (
 	settle = 5 * time.Second
 	// limit bounds each wait, in the guest's time.
 	limit = 10 * time.Minute
-	// workSeconds is how long a workload runs, about, when its instructions are counted.
-	workSeconds = 1.5
+	// rateSeconds and workSeconds bound a workload whose requests are not done by then: when its
+	// rate, and when its instructions are measured.
+	rateSeconds, workSeconds = 60, 2
 )
 
 // resultMark begins a line of output that is a result in JSON; every other line is for people.
@@ -205,11 +206,7 @@ func fio(args []string) ([]byte, error) {
 // rates runs the workloads for their rates.
 func (g *guest) rates(dev string) (out []Result, err error) {
 	for _, w := range inOrder(g.c.Workloads) {
-		b, err := fio(w.args(dev, w.requests*g.c.Scale/100))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", w.Name, err)
-		}
-		r, err := parseFio(b)
+		r, err := timed(w.args(dev, w.requests*g.c.Scale/100, rateSeconds))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.Name, err)
 		}
@@ -220,6 +217,14 @@ func (g *guest) rates(dev string) (out []Result, err error) {
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+func timed(args []string) (Result, error) {
+	b, err := fio(args)
+	if err != nil {
+		return Result{}, err
+	}
+	return parseFio(b)
 }
 
 // work runs the workloads again for their instructions: each with next to no requests, which
@@ -233,18 +238,20 @@ func (g *guest) work(dev string, results []Result) error {
 	defer s.stop()
 	for _, r := range results {
 		w := workload(r.Workload)
-		many := min(w.requests, int(r.IOPS*workSeconds))
-		few := min(w.depth, many/2)
-		var cost [2]float64
-		for i, n := range []int{few, many} {
+		var cost, requests [2]float64
+		for i, n := range []int{w.depth, w.requests} {
 			if cost[i], err = s.busy(func() error {
-				_, err := fio(w.args(dev, n))
+				x, err := timed(w.args(dev, n, workSeconds))
+				requests[i] = float64(x.Requests)
 				return err
 			}); err != nil {
 				return fmt.Errorf("%s: %w", w.Name, err)
 			}
 		}
-		r.Instructions = (cost[1] - cost[0]) / float64(many-few)
+		if requests[1] <= requests[0] {
+			continue // too slow to tell
+		}
+		r.Instructions = (cost[1] - cost[0]) / (requests[1] - requests[0])
 		if err := report(resultMark, r); err != nil {
 			return err
 		}

@@ -83,10 +83,10 @@ func inOrder(names []string) (out []*Workload) {
 	return out
 }
 
-// args are fio's for n requests of w on dev.
-func (w *Workload) args(dev string, n int) []string {
+// args are fio's for n requests of w on dev, or as many as can be done in so many seconds.
+func (w *Workload) args(dev string, n, seconds int) []string {
 	a := append(fioBase(dev, regionMiB), "--name="+w.Name, "--rw="+w.rw, "--iodepth="+strconv.Itoa(w.depth), fmt.Sprintf("--bs=%dk", w.kib),
-		fmt.Sprintf("--io_size=%dk", n*w.kib), "--randrepeat=1", "--lat_percentiles=1", "--clat_percentiles=0", "--percentile_list=50:99:99.9")
+		fmt.Sprintf("--io_size=%dk", n*w.kib), fmt.Sprintf("--runtime=%d", seconds), "--randrepeat=1", "--lat_percentiles=1", "--clat_percentiles=0", "--percentile_list=50:99:99.9")
 	return append(a, w.more...)
 }
 
