@@ -47,12 +47,12 @@ func Guest(c Case) error {
 	if c.Sustained {
 		return g.course(dev)
 	}
-	for _, args := range [][]string{fillArgs(dev, regionMiB), nil, warmArgs(dev)} {
-		if args == nil {
-			time.Sleep(settle)
-		} else if _, err := fio(args); err != nil {
-			return err
-		}
+	if _, err := fio(fillArgs(dev, regionMiB)); err != nil {
+		return err
+	}
+	time.Sleep(settle)
+	if _, err := fio(warmArgs(dev)); err != nil {
+		return err
 	}
 	results, err := g.rates(dev)
 	if err != nil {
