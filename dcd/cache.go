@@ -38,6 +38,13 @@ type Options struct {
 	HighWater    int
 	Ordered      bool // destage segment by segment, each flushed: the data disk alone is always an older image
 	AcceptDisk   bool // the data disk's superblock areas may have changed behind our back
+
+	// WriteCache acknowledges a write when RAM has it: the device is offered with a volatile cache,
+	// and a flush, or FUA, waits until it is as safe as otherwise every write is. RAM, where given,
+	// outlives the process: see seglog.Options.
+	WriteCache bool
+	RAM        []byte
+	Replay     uint64
 }
 
 // Errors of Open.
@@ -70,7 +77,8 @@ type Cache struct {
 	parked  blk.Queue
 
 	pending blk.Queue // writes that are in no segment yet
-	waiting blk.Queue // writes in LSN order, not yet acknowledged
+	waiting blk.Queue // writes, and flushes of a write cache, in LSN order, not yet acknowledged
+	cached  blk.Queue // writes of the segment being filled that a write cache acknowledges at its seal
 	lockOff int64     // range that a full sync reads: writes over it stay pending
 	lockLen int64
 	full    bool // the last Begin found no room
@@ -138,7 +146,7 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 		return nil, err
 	}
 	seen := newSightings(super)
-	c.log, err = seglog.Open(o.Log, seglog.Options{Incarnation: o.Incarnation, Super: super, Visit: func(s *seglog.Segment) {
+	c.log, err = seglog.Open(o.Log, seglog.Options{Incarnation: o.Incarnation, Super: super, RAM: o.RAM, Replay: o.Replay, Visit: func(s *seglog.Segment) {
 		c.mapSegment(s)
 		seen.note(s)
 	}}, drive)
@@ -161,7 +169,7 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 // describe derives what this device is from the disk, or, without one, from what is remembered.
 func (c *Cache) describe(s *seglog.Super) error {
 	c.info = blk.Info{SizeBytes: s.DiskBytes, LogicalBytes: s.DiskBlock, PhysicalBytes: max(s.DiskBlock, 4096), Identity: s.DiskIdentity,
-		WriteZeroes: true}
+		WriteZeroes: true, VolatileCache: c.o.WriteCache}
 	if s.DiskBytes > maxDiskBytes {
 		return ErrTooLarge
 	}
@@ -323,8 +331,12 @@ func (c *Cache) submit(r *blk.Request) {
 		c.count.WrittenBytes += uint64(r.Length)
 		c.pending.Push(r)
 	case blk.Flush:
-		// What was acknowledged is durable.
-		r.Owner.Complete(r)
+		if !c.o.WriteCache {
+			r.Owner.Complete(r) // what was acknowledged is durable
+			return
+		}
+		r.LSN = c.log.Sealed()
+		c.waiting.Push(r)
 	case blk.Discard, blk.WriteZeroes:
 		if r.Op == blk.Discard && !c.info.Discard || r.Length > maxZeroBytes {
 			deny(r, syscall.EOPNOTSUPP)

@@ -31,6 +31,7 @@ type sim struct {
 	floor     seglog.LSN // nothing up to here may be cut
 	stuck     bool       // the limits stand still, as when a peer is slow
 	alone     bool       // no peer: what is durable here may be acknowledged and destaged
+	wc        writeCache // see writecache_test.go
 	crashes   int
 	cuts      int
 }
@@ -40,9 +41,12 @@ func simSuper() seglog.Super {
 		ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, DiskIdentity: "sim-data"}
 }
 
-func newSim(seed uint64) *sim {
+func newSim(seed uint64) *sim { return newSimWith(seed, writeCache{}) }
+
+func newSimWith(seed uint64, wc writeCache) *sim {
 	w := blktest.NewWorld(seed)
-	s := &sim{w: w, data: blktest.NewDisk(w, "data", simDisk, 400_000), log: blktest.NewDisk(w, "log", simLog, 60_000), oracle: blktest.NewOracle(simDisk)}
+	s := &sim{w: w, data: blktest.NewDisk(w, "data", simDisk, 400_000), log: blktest.NewDisk(w, "log", simLog, 60_000), oracle: blktest.NewOracle(simDisk), wc: wc}
+	s.oracle.Volatile = wc.on
 	super := simSuper()
 	f, err := Fingerprint(s.data, simDisk, w.Drive)
 	if err == nil {
@@ -58,7 +62,9 @@ func newSim(seed uint64) *sim {
 }
 
 func (s *sim) open() {
-	c, err := Open(Options{Data: s.data, Log: s.log, Incarnation: s.w.Rand.Uint64(), DestageBytes: 32 << 10, IdleNanos: 300_000}, s.w.Drive)
+	o := Options{Data: s.data, Log: s.log, Incarnation: s.w.Rand.Uint64(), DestageBytes: 32 << 10, IdleNanos: 300_000}
+	s.wc.options(&o)
+	c, err := Open(o, s.w.Drive)
 	if err != nil {
 		fail("open: %v", err)
 	}
@@ -132,11 +138,13 @@ func (s *sim) crash() {
 			}
 		}
 		s.data, s.log = s.data.Reopen(), s.log.Reopen()
+		s.wc.killed(s)
 	} else {
 		s.data, s.log = s.data.Crash(), s.log.Crash()
+		s.wc.cut(s)
 	}
 	s.open()
-	if s.c.Log().Sealed() > limit && limit >= s.c.Log().First()-1 && s.w.Rand.IntN(2) == 0 {
+	if s.c.Log().Sealed() > limit && limit >= s.c.Log().First()-1 && s.w.Rand.IntN(2) == 0 && !s.wc.on {
 		// The peer never had the tail and says so: nothing of it was acknowledged.
 		if err := s.c.Cut(limit, s.w.Drive); err != nil {
 			fail("cut: %v", err)
@@ -178,7 +186,9 @@ func (s *sim) drain() {
 }
 
 // runSim runs one seed to its end; the error is what the oracle or a contract found.
-func runSim(seed uint64) (s *sim, err error) {
+func runSim(seed uint64) (s *sim, err error) { return runSimWith(seed, writeCache{}) }
+
+func runSimWith(seed uint64, wc writeCache) (s *sim, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			f, ok := r.(failure)
@@ -188,7 +198,7 @@ func runSim(seed uint64) (s *sim, err error) {
 			err = fmt.Errorf("seed %d: %s", seed, f.msg)
 		}
 	}()
-	s = newSim(seed)
+	s = newSimWith(seed, wc)
 	s.alone = seed%3 == 0 && seed != 1757
 	for range 4 {
 		s.load.Left = 1 << 30

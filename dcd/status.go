@@ -24,6 +24,7 @@ type Status struct {
 	BatchBlocks               int     // of the next destage batch
 	OldestNanos               int64   // wall-clock time of the oldest segment that is not destaged; 0: none, or not in RAM
 	Ordered                   bool
+	WriteCache                bool
 	RAMBytes                  int64
 	MapBytes                  int64
 	ZeroExtents               int   // ranges discarded or zeroed, not yet destaged
@@ -37,6 +38,7 @@ func (c *Cache) Status() Status {
 		ZeroExtents: len(c.zeros.list), ZeroBytes: c.zeros.bytes()}
 	s.LogUsed, s.LogBytes = c.log.Used()
 	s.LowWater, s.HighWater, s.Ordered = c.o.LowWater, c.o.HighWater, c.o.Ordered
+	s.WriteCache = c.o.WriteCache
 	s.FreedBytesPerSecond, s.CommitNanos, s.BatchBlocks = c.p.rate, c.log.AppendNanos(), c.p.budget()
 	s.OldestNanos, _ = c.log.Wall(s.Destaged + 1)
 	s.RAMBytes, s.MapBytes = c.log.Super().ChunkBytes, int64(len(c.idx.mem))
@@ -65,7 +67,7 @@ func (c *Cache) Dirty() int64 {
 
 // Busy reports whether anything of the cache's own is in flight below.
 func (c *Cache) Busy() bool {
-	return c.log.InFlight() > 0 || c.d.out > 0 || c.b.pending() || c.r.active > 0
+	return c.log.InFlight() > 0 || c.log.Unwritten() || c.d.out > 0 || c.b.pending() || c.r.active > 0
 }
 
 // Cut durably removes the log's tail after lsn and maps again what is left. Nothing may be in flight.

@@ -52,12 +52,12 @@ func (c *Cache) commit(now blk.Instant) (wake int64) {
 		}
 		return blk.Never
 	}
-	for c.pending.Head() != nil && c.log.InFlight() == 0 && !c.held {
+	for c.pending.Head() != nil && (c.log.InFlight() == 0 || c.o.WriteCache) && !c.held {
 		limit, wake := c.p.admit(now)
 		if limit == 0 {
 			return wake
 		}
-		if wake, wait := c.p.gather(c.pending.Len(), now); wait {
+		if wake, wait := c.p.gather(c.pending.Len(), now); wait && !c.o.WriteCache {
 			return wake
 		}
 		n, payload := c.gather(limit)
@@ -65,6 +65,9 @@ func (c *Cache) commit(now blk.Instant) (wake int64) {
 			return blk.Never
 		}
 		if !c.log.Begin(n, payload) {
+			if c.o.WriteCache && c.log.InFlight() > 0 {
+				return blk.Never // it may be RAM that is full: the append's end tells
+			}
 			if !c.full {
 				c.count.Throttled++
 			}
@@ -79,9 +82,16 @@ func (c *Cache) commit(now blk.Instant) (wake int64) {
 			r := c.pending.Pop()
 			c.record(r)
 			r.LSN = c.log.Sealed() + 1
-			c.waiting.Push(r)
+			if c.o.WriteCache && r.Flags&blk.FUA == 0 {
+				c.cached.Push(r)
+			} else {
+				c.waiting.Push(r)
+			}
 		}
 		c.log.Seal(now)
+		for r := c.cached.Pop(); r != nil; r = c.cached.Pop() {
+			r.Owner.Complete(r) // RAM has it, and RAM outlives the process
+		}
 	}
 	return blk.Never
 }

@@ -14,6 +14,7 @@ const idleNanos = 100_000_000
 type Log struct {
 	dev     blk.Device // nil: lost, or never there; segments live in RAM only
 	ram     []byte     // ChunkBytes: position p lies at p mod ChunkBytes
+	lent    bool       // ram is somebody else's
 	super   Super
 	incarn  uint64
 	segs    []segInfo // by LSN mod its length
@@ -91,6 +92,9 @@ func (l *Log) InFlight() int {
 	}
 	return 0
 }
+
+// Unwritten reports whether sealed segments are still on their way to a device that works.
+func (l *Log) Unwritten() bool { return l.durable < l.sealed && l.failed == nil }
 
 // Err is why the log device has failed for good, or nil.
 func (l *Log) Err() error { return l.failed }
@@ -431,7 +435,10 @@ func (l *Log) Close() error {
 	for _, r := range l.readers {
 		blk.Free(r.buf)
 	}
-	err := blk.Free(l.ram)
+	var err error
+	if !l.lent {
+		err = blk.Free(l.ram)
+	}
 	l.ram = nil
 	if e := blk.Free(l.sums.out); err == nil {
 		err = e

@@ -92,6 +92,9 @@ func (l *Log) Unpin(token uint8) { l.rec.pins[token]-- }
 func (l *Log) Trim() { l.rec.trim = true }
 
 func (l *Log) reclaim() {
+	if len(l.readers) == 0 {
+		return // whoever opens the log has not said yet what is still needed
+	}
 	r := &l.rec
 	upTo := l.durable
 	for _, d := range l.readers {

@@ -20,6 +20,12 @@ type Options struct {
 	Incarnation uint64           // random, drawn at every start
 	Visit       func(s *Segment) // called for each recovered segment in order; Raw is valid during the call
 	Super       *Super           // for a log without a device: where the chain goes on
+
+	// RAM is the ring's memory, ChunkBytes or more, where it shall outlive the process; it stays
+	// its owner's. Replay is the incarnation whose segments it may hold beyond what the device has: they
+	// become durable before Open returns. 0: none.
+	RAM    []byte
+	Replay uint64
 }
 
 // CorruptError says that a segment which was declared durable is not what was written. Nothing
@@ -42,7 +48,7 @@ func (e *CorruptError) Error() string {
 // Open recovers the log on dev, or begins one in RAM where dev is nil and Options.Super says how
 // the chain goes on.
 func Open(dev blk.Device, o Options, drive blk.Drive) (*Log, error) {
-	l := &Log{dev: dev, incarn: o.Incarnation}
+	l := &Log{dev: dev, incarn: o.Incarnation, ram: o.RAM, lent: o.RAM != nil}
 	if dev == nil {
 		if o.Super == nil {
 			return nil, errors.New("seglog: neither a device nor a superblock")
@@ -67,14 +73,24 @@ func Open(dev blk.Device, o Options, drive blk.Drive) (*Log, error) {
 	if dev == nil {
 		return l, nil
 	}
-	if err := l.recover(&o, drive); err != nil {
+	err := l.recover(&o, drive)
+	if err == nil {
+		err = l.replay(&o, drive)
+	}
+	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
 
 func (l *Log) allocate() (err error) {
-	if l.ram, err = blk.Alloc(int(l.super.ChunkBytes)); err != nil {
+	switch {
+	case !l.lent:
+		l.ram, err = blk.Alloc(int(l.super.ChunkBytes))
+	case int64(len(l.ram)) < l.super.ChunkBytes:
+		err = fmt.Errorf("seglog: %d bytes of RAM for a ring of %d", len(l.ram), l.super.ChunkBytes)
+	}
+	if err != nil {
 		return err
 	}
 	if l.sup.buf, err = blk.Alloc(slotBytes); err != nil {
