@@ -302,8 +302,8 @@ func (n *Node) frameOf(k wire.Kind) *wire.Frame {
 	return &n.out
 }
 
-// fail ends the node's service for good.
-func (n *Node) fail(err error) {
+// Fail ends the node's service for good.
+func (n *Node) Fail(err error) {
 	if n.failed == nil {
 		n.failed = err
 		n.event("volume", "", "failed", err.Error())

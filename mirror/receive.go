@@ -60,7 +60,7 @@ func (x *receiver) close() error {
 // Complete records that a block, or the flush, has reached the disk.
 func (x *receiver) Complete(r *blk.Request) {
 	if r.Err != 0 {
-		x.n.fail(fmt.Errorf("full sync: write the data disk: %w", r.Err))
+		x.n.Fail(fmt.Errorf("full sync: write the data disk: %w", r.Err))
 	}
 	if r.Tag == resyncSlots {
 		x.flushing, x.flushed = false, true
@@ -257,7 +257,7 @@ func (x *receiver) follow() {
 	if err := firstErr(n.cache.Lost()); err != nil && n.failed == nil {
 		n.s.goodbye("the secondary lost a disk: " + err.Error())
 		n.s.lost(err)
-		n.fail(err)
+		n.Fail(err)
 	}
 	if x.ending && !x.endDone && n.cache.Dirty() == 0 {
 		x.endDone = true

@@ -15,12 +15,13 @@ type Fake struct {
 	armed   []bool
 	results []int32
 	pending []bool
+	bufs    [][]byte // by tag: the address that came with the newest command
 	Commits int
 }
 
 // NewFake makes a queue of depth tags over dev.
 func NewFake(dev blk.Device, depth, maxIO int) (*Fake, error) {
-	f := &Fake{armed: make([]bool, depth), results: make([]int32, depth), pending: make([]bool, depth), free: make([]uint16, 0, depth)}
+	f := &Fake{armed: make([]bool, depth), results: make([]int32, depth), pending: make([]bool, depth), bufs: make([][]byte, depth), free: make([]uint16, 0, depth)}
 	bufs, err := blk.Alloc(depth * maxIO)
 	if err != nil {
 		return nil, err
@@ -31,7 +32,8 @@ func NewFake(dev blk.Device, depth, maxIO int) (*Fake, error) {
 	return f, nil
 }
 
-func (f *Fake) command(op uint32, tag uint16, result int32, _ []byte) {
+func (f *Fake) command(op uint32, tag uint16, result int32, buf []byte) {
+	f.bufs[tag] = buf
 	if op == ioCommit {
 		f.Commits++
 		f.results[tag], f.pending[tag] = result, false
@@ -61,7 +63,7 @@ func (f *Fake) Issue(op blk.Op, flags blk.Flags, off, n int64, fill func(buf []b
 	binary.LittleEndian.PutUint32(d[4:], uint32(n/blk.SectorBytes))
 	binary.LittleEndian.PutUint64(d[8:], uint64(off/blk.SectorBytes))
 	if fill != nil {
-		fill(f.Queue.buffer(int(t))[:n])
+		fill(f.bufs[t][:n:cap(f.bufs[t])])
 	}
 	f.Queue.fetched(int(t), 0)
 	return int(t)

@@ -27,6 +27,7 @@ type Queue struct {
 	stride int
 	descs  []byte
 	bufs   []byte
+	own    [][]byte // by tag: its part of bufs, or the spare that a device put in its place
 	maxIO  int
 
 	reqs   []blk.Request
@@ -83,7 +84,9 @@ func (q *Queue) open(p *ringPort, depth int) (err error) {
 
 // arm gives every tag to the driver.
 func (q *Queue) arm() {
+	q.own = make([][]byte, len(q.reqs))
 	for i := range q.reqs {
+		q.own[i] = q.bufs[i*q.maxIO : (i+1)*q.maxIO : (i+1)*q.maxIO]
 		r := &q.reqs[i]
 		r.Tag, r.Owner = uint32(i), q
 		if q.stamps != nil {
@@ -93,9 +96,7 @@ func (q *Queue) arm() {
 	}
 }
 
-func (q *Queue) buffer(tag int) []byte {
-	return q.bufs[tag*q.maxIO : (tag+1)*q.maxIO : (tag+1)*q.maxIO]
-}
+func (q *Queue) buffer(tag int) []byte { return q.own[tag] }
 
 // Handle takes a completed fetch: a request has come, or the tag is gone.
 func (q *Queue) Handle(c uring.CQE, now int64) {
@@ -167,15 +168,15 @@ func (q *Queue) Kick(now blk.Instant) {
 	for r := q.done.Pop(); r != nil; r = q.done.Pop() {
 		r.Stamp(blk.Committed, now)
 		res := int32(0)
+		if len(r.Buf) > 0 && &r.Buf[0] != &q.own[r.Tag][0] {
+			// The device had to quarantine the buffer: its spare is the tag's from now on.
+			q.own[r.Tag] = r.Buf[:q.maxIO:q.maxIO]
+		}
 		buf := q.buffer(int(r.Tag))
 		switch {
 		case r.Err != 0:
 			res = -int32(r.Err)
-		case r.Op == blk.Read:
-			// The driver copies a read from the address that comes with the commit: a
-			// device that put a spare in place of a quarantined buffer needs nothing more.
-			res, buf = int32(r.Length), r.Buf
-		case r.Op == blk.Write:
+		case r.Op == blk.Read || r.Op == blk.Write:
 			res = int32(r.Length)
 		}
 		q.port.command(ioCommit, uint16(r.Tag), res, buf)

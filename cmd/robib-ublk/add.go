@@ -59,6 +59,7 @@ type AddCmd struct {
 	Pair       string `help:"The pairing token that serve printed, or - to read it from standard input." placeholder:"TOKEN"`
 	Mode       string `help:"What an acknowledged write stands for: sync (durable on both machines, the default), semisync (durable here, received there) or async (durable here)." placeholder:"MODE"`
 	ID         int    `default:"-1" help:"The N of /dev/ublkbN; -1 takes the first that is free."`
+	WriteCache *bool  `negatable:"" help:"Acknowledge writes from RAM, as a disk with a volatile cache does: they are safe once flushed. A killed server loses none of them, a power cut what was not flushed."`
 	DegradedOK bool   `name:"degraded-ok" help:"Begin although the peer cannot be reached."`
 	StartAlone bool   `help:"Serve although the peer cannot be asked whether it has newer writes."`
 }
@@ -82,7 +83,7 @@ func (a *AddCmd) Run(cli *CLI) error {
 	if a.Pair != "" && a.Remote == "" {
 		return volume.Usagef("--pair needs --remote")
 	}
-	q.Remote, q.DeviceID, q.DegradedOK = a.Remote, a.ID, a.DegradedOK
+	q.Remote, q.DeviceID, q.DegradedOK, q.WriteCache = a.Remote, a.ID, a.DegradedOK, a.WriteCache
 	if err := needRoot(); err != nil {
 		return err
 	}

@@ -52,6 +52,7 @@ type Config struct {
 	DeviceID   int    `json:"device_id"`             // wanted ublk id; -1 any
 	RAMBytes   int64  `json:"ram_bytes,omitempty"`
 	Ordered    bool   `json:"ordered,omitempty"`
+	WriteCache bool   `json:"write_cache,omitempty"`
 	LowWater   int    `json:"low_water_percent,omitempty"` // 0: the default
 	HighWater  int    `json:"high_water_percent,omitempty"`
 	PeerKey    string `json:"peer_key,omitempty"` // fingerprint of the pinned peer

@@ -35,6 +35,7 @@ type Request struct {
 type Settings struct {
 	Ordered             *bool
 	Plain               *bool // no encryption after the handshake
+	WriteCache          *bool // acknowledge from RAM
 	LowWater, HighWater int
 	RAMBytes            int64 // of a log that is made
 }
@@ -44,6 +45,9 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	was := *c
 	if s.Ordered != nil {
 		c.Ordered = *s.Ordered
+	}
+	if s.WriteCache != nil {
+		c.WriteCache = *s.WriteCache
 	}
 	if s.Plain != nil {
 		c.Plain = *s.Plain

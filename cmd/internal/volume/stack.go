@@ -30,6 +30,8 @@ type stack struct {
 	queue     *ublk.Queue
 	tagsBack  chan struct{}
 	net       *network
+	ram       *ramFile // nil: no volatile write cache
+	broken    error    // why nothing may be served, although everything could be opened
 
 	wallAt, wallAhead int64 // Mono when the wall clock was read, and what it is ahead of Mono
 }
@@ -99,8 +101,18 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		o.Super = blankSuper(c)
 	}
 	drive := driveLoop(l)
+	if c.WriteCache && c.Role == Primary && k.log != nil {
+		if err := k.openWriteCache(&o, drive); err != nil {
+			return err
+		}
+	}
 	if k.cache, err = dcd.Open(o, drive); err != nil {
 		return k.explain(err)
+	}
+	if k.ram != nil {
+		if err := k.ram.claim(k.cache.Log().Super().Log, o.Incarnation); err != nil {
+			return err
+		}
 	}
 	for _, m := range k.cache.Memory() {
 		l.RegisterBuffer(m) // best effort: it saves time only
@@ -118,8 +130,29 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	if k.net != nil {
 		m.Net = k.net
 	}
-	k.node, err = mirror.New(m)
+	if k.node, err = mirror.New(m); err == nil && k.broken != nil {
+		k.node.Fail(k.broken)
+	}
 	return err
+}
+
+// openWriteCache finds the memory that the write cache is kept in, and what a killed server left there.
+func (k *stack) openWriteCache(o *dcd.Options, drive blk.Drive) error {
+	s, err := seglog.Probe(k.log, drive)
+	if err != nil {
+		return err
+	}
+	f, replay, err := openRAM(k.s.c.Name, s.ChunkBytes, s.Log)
+	if err != nil {
+		return err
+	}
+	if _, there := readDevice(k.s.c.Name); replay == 0 && there && k.s.o.Reattach {
+		// Nothing is served: what the device's users read back would be older than what they wrote.
+		k.broken = fmt.Errorf("the write cache's memory %s is gone, and with it writes that were acknowledged and not flushed: unmount %s, `robib-ublk stop %s`, add it again and check the file system",
+			f.path, k.s.c.Name, k.s.c.Name)
+	}
+	k.ram, o.WriteCache, o.RAM, o.Replay = f, true, f.ring(), replay
+	return nil
 }
 
 // explain adds the remedy to what keeps a volume from opening.
@@ -163,6 +196,9 @@ func (k *stack) stop() {
 	k.call(func() {
 		// Best effort: what is still in flight ends with the ring, and the supervisor waits for that.
 		k.node.Close()
+		if l := k.cache.Log(); k.ram != nil && l.Durable() == l.Sealed() {
+			removeRAM(k.ram.path)
+		}
 	})
 	k.loop.Stop()
 }

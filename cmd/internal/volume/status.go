@@ -62,6 +62,7 @@ type Status struct {
 	LowWater         int     `json:"low_water_percent"`
 	HighWater        int     `json:"high_water_percent"`
 	Ordered          bool    `json:"ordered"`
+	WriteCache       bool    `json:"write_cache"`
 	RAMBytes         int64   `json:"ram_bytes"`
 	MapBytes         int64   `json:"map_bytes"`
 	MapEntries       int     `json:"map_entries"`
@@ -124,6 +125,7 @@ func (v *Status) cache(s *dcd.Status) {
 	}
 	v.OccupancyPercent = ratio(float64(s.LogUsed)*100, float64(s.LogBytes))
 	v.LowWater, v.HighWater, v.Ordered, v.RAMBytes, v.MapBytes, v.MapEntries = s.LowWater, s.HighWater, s.Ordered, s.RAMBytes, s.MapBytes, s.DirtyBlocks
+	v.WriteCache = s.WriteCache
 	v.FreedPerSecond, v.EmptySeconds = s.FreedBytesPerSecond, ratio(float64(s.LogUsed), s.FreedBytesPerSecond)
 	if s.OldestNanos > 0 && v.DirtyBytes > 0 {
 		v.OldestSeconds = max(float64(time.Now().UnixNano()-s.OldestNanos)/1e9, 0)

@@ -154,3 +154,45 @@ func allZero(t *testing.T, dev string, off, n int64) {
 		}
 	}
 }
+
+// A volatile cache keeps what was acknowledged through killed servers; without its memory nothing is served.
+func TestWriteCache(t *testing.T) {
+	blank(t, dataA, logA)
+	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log", "--ram", "16", "--write-cache")
+	dev := stat(t, "v").Device
+	queue := "/sys/block/" + strings.TrimPrefix(dev, "/dev/") + "/queue/"
+	for file, want := range map[string]string{"write_cache": "write back", "fua": "1"} {
+		if b, err := os.ReadFile(queue + file); err != nil || strings.TrimSpace(string(b)) != want {
+			t.Errorf("%s: %q %v", file, b, err)
+		}
+	}
+	ended, wait := background(t, dev, job{"4k", 24, 2}, job{"512-128k", 24, 2})
+	for range 2 {
+		pause(ended, 3)
+		kill9(t, "v")
+	}
+	wait()
+	run(t, "sync", dev)
+	if s := stat(t, "v"); s.State != "alone" {
+		t.Errorf("%+v", s)
+	}
+	robib(t, "stop", "v")
+	if _, err := os.Stat("/run/robib-ublk/v.ram"); err == nil {
+		t.Error("the memory file outlives stop")
+	}
+	robib(t, "add", "--name", "v")
+	dev = stat(t, "v").Device
+	if err := os.Remove("/run/robib-ublk/v.ram"); err != nil {
+		t.Fatal(err)
+	}
+	kill9(t, "v")
+	if s := stat(t, "v"); s.State != "failed" || !strings.Contains(s.Reason, "check the file system") {
+		t.Errorf("without its memory: %+v", s)
+	}
+	if out, err := try("dd", "if="+dev, "of=/dev/null", "bs=4k", "count=1", "iflag=direct"); err == nil {
+		t.Errorf("it serves reads all the same: %s", out)
+	}
+	robib(t, "stop", "v")
+	robib(t, "add", "--name", "v")
+	robib(t, "del", "v")
+}
