@@ -146,7 +146,7 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 		return nil, err
 	}
 	seen := newSightings(super)
-	c.log, err = seglog.Open(o.Log, seglog.Options{Incarnation: o.Incarnation, Super: super, RAM: o.RAM, Replay: o.Replay, Visit: func(s *seglog.Segment) {
+	c.log, err = seglog.Open(o.Log, seglog.Options{Incarnation: o.Incarnation, Super: super, RAM: o.RAM, Replay: o.Replay, Deadline: o.DiskNanos, Visit: func(s *seglog.Segment) {
 		c.mapSegment(s)
 		seen.note(s)
 	}}, drive)
@@ -388,9 +388,9 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	if c.pending.Head() != nil || c.r.active > 0 {
 		c.lastIO = now.Mono
 	}
-	c.log.Kick(now)
+	wake = min(wake, c.log.Kick(now))
 	c.noteLog()
-	c.r.kick(now)
+	wake = min(wake, c.r.kick(now))
 	c.acknowledge(now)
 	wake = min(wake, c.d.kick(now))
 	c.b.kick()

@@ -1,7 +1,6 @@
 package dcd
 
 import (
-	"fmt"
 	"syscall"
 
 	"github.com/robib-ublk/robib/dcd/seglog"
@@ -21,6 +20,8 @@ type reads struct {
 	active  int       // requests with parts out
 	swept   int64
 	now     int64
+	spares  [][]byte // buffers that came back from quarantine
+	kept    int      // buffers in quarantine
 }
 
 type source uint8
@@ -38,6 +39,13 @@ type part struct {
 	pin    uint8
 	at     seglog.Pos
 	sent   int64
+	held   *quarantine // the part's request was answered without it
+}
+
+// quarantine is a buffer that the kernel may still write to, because a disk does not answer.
+type quarantine struct {
+	buf  []byte
+	left int // parts that have not come back
 }
 
 func (q *reads) open(c *Cache) error {
@@ -170,7 +178,7 @@ func (q *reads) serve(r *blk.Request, x run) {
 }
 
 // kick follows up on parts that came back, and on requests that had to wait for parts.
-func (q *reads) kick(now blk.Instant) {
+func (q *reads) kick(now blk.Instant) (wake int64) {
 	q.now = now.Mono
 	for r := q.done.Pop(); r != nil; r = q.done.Pop() {
 		q.back(&q.parts[r.Tag], now)
@@ -179,13 +187,19 @@ func (q *reads) kick(now blk.Instant) {
 		q.blocked.Pop()
 		q.split(r)
 	}
-	q.sweep(now)
+	return q.sweep(now)
 }
 
 func (q *reads) back(p *part, now blk.Instant) {
 	c, r := q.c, p.parent
 	if p.from == fromLog {
 		c.log.Unpin(p.pin)
+	}
+	if r == nil {
+		q.free = append(q.free, p.Tag)
+		q.letGo(p.held)
+		p.held = nil
+		return
 	}
 	if p.Err != 0 && p.from != fromPeer && c.fallback != nil {
 		// The peer must hold at least what the mapping, or its absence, stands for.
@@ -219,19 +233,4 @@ func (q *reads) finish(r *blk.Request) {
 	}
 	q.active--
 	r.Owner.Complete(r)
-}
-
-// sweep looks once a second whether the data disk has failed to answer within its deadline.
-func (q *reads) sweep(now blk.Instant) {
-	if now.Mono-q.swept < 1e9 {
-		return
-	}
-	q.swept = now.Mono
-	for i := range q.parts {
-		p := &q.parts[i]
-		if p.parent != nil && p.from == fromData && p.sent > 0 && now.Mono-p.sent > q.c.o.DiskNanos {
-			q.c.dataFailed(fmt.Errorf("a read of the data disk did not return within %d s", q.c.o.DiskNanos/1e9))
-			return
-		}
-	}
 }

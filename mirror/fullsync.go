@@ -3,6 +3,7 @@ package mirror
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror/wire"
@@ -58,6 +59,11 @@ func (s *fullSync) data() []byte { return s.buf[4096 : 4096+syncBytes] }
 func (s *fullSync) Complete(r *blk.Request) {
 	s.reading = false
 	s.have = true
+	if &r.Buf[0] != &s.data()[0] {
+		// The disk hangs and may still write to the buffer. What came instead is not where send
+		// takes it from.
+		s.buf, r.Err = nil, syscall.EIO
+	}
 }
 
 // kick reads the next block, when the last one is on its way.

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"fmt"
+	"syscall"
 
 	"github.com/robib-ublk/robib/mirror/wire"
 	"github.com/robib-ublk/robib/ublk/blk"
@@ -32,6 +33,7 @@ type serveSlot struct {
 	q    question
 	busy bool
 	done bool
+	gone bool // its memory is in quarantine
 }
 
 func (v *server) open() error {
@@ -48,7 +50,14 @@ func (v *server) close() error {
 }
 
 // Complete records that a read is done; send answers.
-func (v *server) Complete(r *blk.Request) { v.slots[r.Tag].done = true }
+func (v *server) Complete(r *blk.Request) {
+	s := &v.slots[r.Tag]
+	if &r.Buf[0] != &v.mem[int(r.Tag)*serveStride+4096] {
+		// The disk hangs and may still write to the slot's memory: the slot is not used again.
+		s.gone, r.Err = true, syscall.EIO
+	}
+	s.done = true
+}
 
 const serveStride = 4096 + maxServe
 
@@ -111,7 +120,7 @@ func (v *server) send() {
 		if !v.n.s.conn.Send(f) {
 			return
 		}
-		s.busy = false
+		s.busy, s.done = s.gone, false
 	}
 }
 
@@ -120,7 +129,7 @@ func (v *server) lost() {
 	v.queue = v.queue[:0]
 	for i := range v.slots {
 		if s := &v.slots[i]; s.done {
-			s.busy = false
+			s.busy, s.done = s.gone, false
 		}
 	}
 }

@@ -46,6 +46,7 @@ type Log struct {
 	rec  reclaim
 
 	failed        error
+	deadline      int64
 	recoveryBytes int64
 
 	// Counters, for status and metrics.
@@ -98,6 +99,36 @@ func (l *Log) Unwritten() bool { return l.durable < l.sealed && l.failed == nil 
 
 // Err is why the log device has failed for good, or nil.
 func (l *Log) Err() error { return l.failed }
+
+// Fail records that the device has failed for good.
+func (l *Log) Fail(err error) {
+	if l.failed == nil && l.dev != nil {
+		l.failed = err
+	}
+}
+
+// overdue notices a device that does not answer, and says when to look again.
+func (l *Log) overdue(now int64) (wake int64) {
+	wake = blk.Never
+	if l.deadline == 0 || l.failed != nil || l.dev == nil {
+		return wake
+	}
+	late := func(busy bool, since int64, what string) {
+		switch at := since + l.deadline; {
+		case !busy || since == 0:
+		case now > at:
+			l.Fail(fmt.Errorf("seglog: the log device did not answer %s within %d s", what, l.deadline/1e9))
+		default:
+			wake = min(wake, at+1)
+		}
+	}
+	late(l.appBusy, l.appAt, "an append")
+	late(l.sup.busy, l.sup.at, "a superblock write")
+	for _, r := range l.readers {
+		late(r.state == fetching, r.askedAt, "a read")
+	}
+	return wake
+}
 
 // Device is the log device, nil when it is lost.
 func (l *Log) Device() blk.Device { return l.dev }
@@ -354,7 +385,7 @@ func (l *Log) Kick(now blk.Instant) int64 {
 	l.kickSuper()
 	l.kickSummaries()
 	l.reclaim()
-	return blk.Never
+	return l.overdue(now.Mono)
 }
 
 // Declare seals an empty segment when nothing has been sealed for a while and the last records

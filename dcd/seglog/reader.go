@@ -14,16 +14,17 @@ type Reader struct {
 	next LSN // to be given
 	kept LSN // all up to it are released
 
-	buf   []byte // for segments that RAM has no more
-	req   blk.Request
-	state fetchState
-	stale bool // what is being fetched is not wanted any more
-	pin   uint8
-	asked Pos // where the read under way begins
-	from  Pos // buf holds [from, to)
-	to    Pos
-	seg   Segment
-	err   error
+	buf     []byte // for segments that RAM has no more
+	req     blk.Request
+	state   fetchState
+	stale   bool // what is being fetched is not wanted any more
+	pin     uint8
+	asked   Pos // where the read under way begins
+	askedAt int64
+	from    Pos // buf holds [from, to)
+	to      Pos
+	seg     Segment
+	err     error
 }
 
 type fetchState uint8
@@ -126,7 +127,7 @@ func (r *Reader) fetch(i *segInfo) *Segment {
 		}
 		n = m
 	}
-	r.pin, r.state, r.asked, r.from, r.to = l.Pin(), fetching, i.pos, 0, 0
+	r.pin, r.state, r.asked, r.from, r.to, r.askedAt = l.Pin(), fetching, i.pos, 0, 0, l.now
 	l.DeviceReadBytes += uint64(n)
 	r.req = blk.Request{Op: blk.Read, Offset: l.DeviceOffset(i.pos), Length: n, Buf: r.buf[:n], Owner: r}
 	l.dev.Submit(&r.req)

@@ -17,6 +17,7 @@ type supers struct {
 	durable uint64
 	start   Pos // start in the write in flight
 	slot    int64
+	at      int64 // when the write in flight began
 }
 
 // Complete records the end of a superblock write.
@@ -61,7 +62,7 @@ func (l *Log) kickSuper() {
 	l.super.Declared = max(l.super.Declared, l.durable)
 	encodeSuper(s.buf, &l.super)
 	s.slot = 1 - s.slot
-	s.writing, s.start, s.busy = s.ticket, l.super.Start.Pos, true
+	s.writing, s.start, s.busy, s.at = s.ticket, l.super.Start.Pos, true, l.now
 	s.req = blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: s.slot * slotBytes, Length: slotBytes, Buf: s.buf, Owner: s}
 	l.dev.Submit(&s.req)
 }

@@ -19,6 +19,7 @@ const readAhead = 1 << 20
 type Options struct {
 	Incarnation uint64           // random, drawn at every start
 	Visit       func(s *Segment) // called for each recovered segment in order; Raw is valid during the call
+	Deadline    int64            // ns within which the device must answer, else it has failed; 0: no limit
 	Super       *Super           // for a log without a device: where the chain goes on
 
 	// RAM is the ring's memory, ChunkBytes or more, where it shall outlive the process; it stays
@@ -48,7 +49,7 @@ func (e *CorruptError) Error() string {
 // Open recovers the log on dev, or begins one in RAM where dev is nil and Options.Super says how
 // the chain goes on.
 func Open(dev blk.Device, o Options, drive blk.Drive) (*Log, error) {
-	l := &Log{dev: dev, incarn: o.Incarnation, ram: o.RAM, lent: o.RAM != nil}
+	l := &Log{dev: dev, incarn: o.Incarnation, deadline: o.Deadline, ram: o.RAM, lent: o.RAM != nil}
 	if dev == nil {
 		if o.Super == nil {
 			return nil, errors.New("seglog: neither a device nor a superblock")
