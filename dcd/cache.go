@@ -36,8 +36,9 @@ type Options struct {
 	Follow       bool // a secondary: its segments come by Adopt, it seals none of its own
 	LowWater     int  // per cent of the log; see DefaultLowWater
 	HighWater    int
-	Ordered      bool // destage segment by segment, each flushed: the data disk alone is always an older image
-	AcceptDisk   bool // the data disk's superblock areas may have changed behind our back
+	Ordered      bool  // destage segment by segment, each flushed: the data disk alone is always an older image
+	Bypass       int64 // bytes of a sequential run after which writes go past the log; 0: the default, negative: never
+	AcceptDisk   bool  // the data disk's superblock areas may have changed behind our back
 
 	// WriteCache acknowledges a write when RAM has it: the device is offered with a volatile cache,
 	// and a flush, or FUA, waits until it is as safe as otherwise every write is. RAM, where given,
@@ -87,6 +88,9 @@ type Cache struct {
 	d destager
 	p pressure
 	b below
+	y bypass
+
+	lastZero seglog.LSN // newest segment that discards or zeroes
 
 	cleared  seglog.LSN // newest LSN whose mapping was dropped: the data disk has it
 	lastIO   int64
@@ -198,6 +202,7 @@ func (c *Cache) prepare() error {
 		return err
 	}
 	c.b.c, c.p.c = c, c
+	c.y.open(c, c.o.Bypass)
 	c.cleared = c.log.First() - 1
 	c.zeros.list = slices.Grow(c.zeros.list, max(maxExtents-len(c.zeros.list), 0)+3)
 	return c.d.open(c)
@@ -222,6 +227,8 @@ func (c *Cache) mapSegment(s *seglog.Segment) {
 			c.mapRange(r.Offset, r.Length, r.At)
 		case isZeroing(r.Kind):
 			c.zeroRange(r.Offset, r.Length, s.LSN)
+		case r.Kind == seglog.Bypass:
+			c.unmapRange(r.Offset, r.Length) // the data disk had it before the record was made
 		}
 	}
 	c.declared = max(c.declared, s.Durable)
@@ -329,6 +336,7 @@ func (c *Cache) submit(r *blk.Request) {
 		}
 		c.count.Writes++
 		c.count.WrittenBytes += uint64(r.Length)
+		c.y.note(r)
 		c.pending.Push(r)
 	case blk.Flush:
 		if !c.o.WriteCache {
@@ -385,7 +393,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	if c.fallback != nil {
 		wake = min(wake, c.fallback.Kick(now))
 	}
-	if c.pending.Head() != nil || c.r.active > 0 {
+	if c.pending.Head() != nil || c.r.active > 0 || c.y.active > 0 {
 		c.lastIO = now.Mono
 	}
 	wake = min(wake, c.log.Kick(now))
@@ -394,6 +402,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	c.acknowledge(now)
 	wake = min(wake, c.d.kick(now))
 	c.b.kick()
+	c.y.kick()
 	if !c.held || c.stopped {
 		for r := c.parked.Pop(); r != nil; r = c.parked.Pop() {
 			c.submit(r)
@@ -406,7 +415,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	}
 	c.log.Kick(now)
 	// Inline completions (a device in memory) are followed up at once.
-	if c.r.done.Head() != nil || c.d.dirty() || c.waiting.Head() != nil && c.waiting.Head().LSN <= c.ackable() {
+	if c.r.done.Head() != nil || c.d.dirty() || c.y.back.Head() != nil || c.waiting.Head() != nil && c.waiting.Head().LSN <= c.ackable() {
 		wake = now.Mono
 	}
 	return wake

@@ -39,6 +39,10 @@ func Rescue(log, disk blk.Device, drive blk.Drive) (Rescued, error) {
 		}
 		return nil
 	}
+	past, err := bypassedRanges(log, drive)
+	if err != nil {
+		return r, err
+	}
 	sup, lost, err := seglog.Walk(log, drive, true, func(s *seglog.Segment) error {
 		if r.Segments == 0 {
 			r.First = s.LSN
@@ -50,9 +54,17 @@ func Rescue(log, disk blk.Device, drive blk.Drive) (Rescued, error) {
 				return fmt.Errorf("segment %d writes beyond the end of the data disk: is it the right one?", s.LSN)
 			}
 			r.Records++
+			if rec.Kind == seglog.Bypass {
+				continue // the data disk has it
+			}
 			zero := isZeroing(rec.Kind)
 			for off := int64(0); off < rec.Length; {
 				n := min(rec.Length-off, int64(len(buf)))
+				newer, n := past.covers(rec.Offset+off, n, s.LSN)
+				if newer {
+					off += n
+					continue
+				}
 				if zero {
 					clear(buf[:n])
 				} else {
@@ -76,4 +88,35 @@ func Rescue(log, disk blk.Device, drive blk.Drive) (Rescued, error) {
 	}
 	r.Lost, r.Declared, r.DiskBytes = append(r.Lost, lost...), sup.Declared, sup.DiskBytes
 	return r, do(&blk.Request{Op: blk.Flush})
+}
+
+// bypasses are the ranges that went past a log, in its order: what the log has of them from before
+// is older than what the data disk has.
+type bypasses []extent
+
+func bypassedRanges(log blk.Device, drive blk.Drive) (list bypasses, err error) {
+	_, _, err = seglog.Walk(log, drive, true, func(s *seglog.Segment) error {
+		for i := range s.Records {
+			if r := s.Record(i); r.Kind == seglog.Bypass {
+				list = append(list, extent{r.Offset, r.Offset + r.Length, s.LSN})
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
+// covers says for how many bytes from off, n at most, the data disk is newer than segment lsn, or is not.
+func (b bypasses) covers(off, n int64, lsn seglog.LSN) (newer bool, bytes int64) {
+	end := off + n
+	for _, e := range b {
+		switch {
+		case e.lsn <= lsn || e.end <= off || e.off >= end:
+		case e.off <= off:
+			return true, min(e.end, end) - off
+		default:
+			end = e.off
+		}
+	}
+	return false, end - off
 }

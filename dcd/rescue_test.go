@@ -113,3 +113,28 @@ func TestReadingBackIsCheap(t *testing.T) {
 		t.Fatalf("%d reads of the log, %d bytes; %d dirty", n, l.c.Status().LogReadBytes, l.c.Dirty())
 	}
 }
+
+// What went past the log is newer on the disk than what the log has from before, and older than what
+// came after.
+func TestRescueLeavesWhatWentPastTheLog(t *testing.T) {
+	l := newLife(t, 2)
+	l.c.HoldDestage(true)
+	l.do(blk.Write, 1<<18, 16384, 1)
+	l.c.y.set(1)
+	l.c.y.shortest = 512
+	for l.c.y.count == 0 {
+		l.do(blk.Write, 1<<18+4096, 4096, 2) // the first one only asks for the feature bit
+		l.c.y.runs = [bypassStream]seqRun{{end: 1<<18 + 4096, bytes: 1 << 20}}
+	}
+	l.do(blk.Write, 1<<18+4096, 512, 3)
+	l.data, l.log = l.data.Crash(), l.log.Crash()
+	if _, err := Rescue(l.log, l.data, l.w.Drive); err != nil {
+		t.Fatal(err)
+	}
+	got := l.data.Crash().Bytes()[1<<18:]
+	for at, want := range map[int]byte{0: 1, 4095: 1, 4096: 3, 4607: 3, 4608: 2, 8191: 2, 8192: 1, 16383: 1} {
+		if got[at] != want {
+			t.Errorf("byte %d: %d, want %d", at, got[at], want)
+		}
+	}
+}

@@ -31,7 +31,7 @@ type sim struct {
 	floor     seglog.LSN // nothing up to here may be cut
 	stuck     bool       // the limits stand still, as when a peer is slow
 	alone     bool       // no peer: what is durable here may be acknowledged and destaged
-	wc        writeCache // see writecache_test.go
+	v         variant    // see writecache_test.go
 	crashes   int
 	cuts      int
 }
@@ -41,12 +41,12 @@ func simSuper() seglog.Super {
 		ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, DiskIdentity: "sim-data"}
 }
 
-func newSim(seed uint64) *sim { return newSimWith(seed, writeCache{}) }
+func newSim(seed uint64) *sim { return newSimWith(seed, variant{}) }
 
-func newSimWith(seed uint64, wc writeCache) *sim {
+func newSimWith(seed uint64, v variant) *sim {
 	w := blktest.NewWorld(seed)
-	s := &sim{w: w, data: blktest.NewDisk(w, "data", simDisk, 400_000), log: blktest.NewDisk(w, "log", simLog, 60_000), oracle: blktest.NewOracle(simDisk), wc: wc}
-	s.oracle.Volatile = wc.on
+	s := &sim{w: w, data: blktest.NewDisk(w, "data", simDisk, 400_000), log: blktest.NewDisk(w, "log", simLog, 60_000), oracle: blktest.NewOracle(simDisk), v: v}
+	s.oracle.Volatile = v.on
 	super := simSuper()
 	f, err := Fingerprint(s.data, simDisk, w.Drive)
 	if err == nil {
@@ -63,7 +63,7 @@ func newSimWith(seed uint64, wc writeCache) *sim {
 
 func (s *sim) open() {
 	o := Options{Data: s.data, Log: s.log, Incarnation: s.w.Rand.Uint64(), DestageBytes: 32 << 10, IdleNanos: 300_000}
-	s.wc.options(&o)
+	s.v.options(&o)
 	c, err := Open(o, s.w.Drive)
 	if err != nil {
 		fail("open: %v", err)
@@ -72,7 +72,13 @@ func (s *sim) open() {
 	s.check = blktest.NewCheck(c, fail)
 	s.load = blktest.NewWorkload(s.w, s.check, s.oracle, 12, fail)
 	s.load.MaxBytes = 7 << 10
+	if c.y.shortest = 512; s.v.bypass {
+		s.load.Runs = 60
+	}
 	s.load.Discards, s.load.Zeroes, s.load.MaxZero = 4, 3, 96<<10
+	if s.v.bypass {
+		s.load.Discards, s.load.Zeroes = 1, 0
+	}
 	s.limits()
 }
 
@@ -128,6 +134,7 @@ func (s *sim) drive() (blk.Instant, error) {
 // crash ends a life by a power cut of both disks at one instant, or by killing the server.
 func (s *sim) crash() {
 	s.crashes++
+	s.v.past += s.c.y.count
 	limit := s.floor
 	if s.w.Rand.IntN(3) == 0 {
 		s.data.Kill()
@@ -138,13 +145,13 @@ func (s *sim) crash() {
 			}
 		}
 		s.data, s.log = s.data.Reopen(), s.log.Reopen()
-		s.wc.killed(s)
+		s.v.killed(s)
 	} else {
 		s.data, s.log = s.data.Crash(), s.log.Crash()
-		s.wc.cut(s)
+		s.v.cut(s)
 	}
 	s.open()
-	if s.c.Log().Sealed() > limit && limit >= s.c.Log().First()-1 && s.w.Rand.IntN(2) == 0 && !s.wc.on {
+	if s.c.Log().Sealed() > limit && limit >= s.c.Log().First()-1 && s.w.Rand.IntN(2) == 0 && !s.v.on {
 		// The peer never had the tail and says so: nothing of it was acknowledged.
 		if err := s.c.Cut(limit, s.w.Drive); err != nil {
 			fail("cut: %v", err)
@@ -186,9 +193,9 @@ func (s *sim) drain() {
 }
 
 // runSim runs one seed to its end; the error is what the oracle or a contract found.
-func runSim(seed uint64) (s *sim, err error) { return runSimWith(seed, writeCache{}) }
+func runSim(seed uint64) (s *sim, err error) { return runSimWith(seed, variant{}) }
 
-func runSimWith(seed uint64, wc writeCache) (s *sim, err error) {
+func runSimWith(seed uint64, v variant) (s *sim, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			f, ok := r.(failure)
@@ -198,7 +205,7 @@ func runSimWith(seed uint64, wc writeCache) (s *sim, err error) {
 			err = fmt.Errorf("seed %d: %s", seed, f.msg)
 		}
 	}()
-	s = newSimWith(seed, wc)
+	s = newSimWith(seed, v)
 	s.alone = seed%3 == 0 && seed != 1757
 	for range 4 {
 		s.load.Left = 1 << 30

@@ -25,6 +25,8 @@ type Status struct {
 	OldestNanos               int64   // wall-clock time of the oldest segment that is not destaged; 0: none, or not in RAM
 	Ordered                   bool
 	WriteCache                bool
+	Bypass                    int64 // bytes of a sequential run after which writes go past the log; 0: never
+	Bypassed, BypassedBytes   uint64
 	RAMBytes                  int64
 	MapBytes                  int64
 	ZeroExtents               int   // ranges discarded or zeroed, not yet destaged
@@ -39,14 +41,16 @@ func (c *Cache) Status() Status {
 	s.LogUsed, s.LogBytes = c.log.Used()
 	s.LowWater, s.HighWater, s.Ordered = c.o.LowWater, c.o.HighWater, c.o.Ordered
 	s.WriteCache = c.o.WriteCache
+	s.Bypass, s.Bypassed, s.BypassedBytes = c.y.least, c.y.count, c.y.bytes
 	s.FreedBytesPerSecond, s.CommitNanos, s.BatchBlocks = c.p.rate, c.log.AppendNanos(), c.p.budget()
 	s.OldestNanos, _ = c.log.Wall(s.Destaged + 1)
 	s.RAMBytes, s.MapBytes = c.log.Super().ChunkBytes, int64(len(c.idx.mem))
 	return s
 }
 
-// Tune changes the watermarks (0: the default) and the order of destage from the next batch on.
-func (c *Cache) Tune(low, high int, ordered bool) {
+// Tune changes the watermarks (0: the default), the bypass (as in Options) and the order of destage from the next batch on.
+func (c *Cache) Tune(low, high int, ordered bool, bypass int64) {
+	c.y.set(bypass)
 	c.o.LowWater, c.o.HighWater = Watermarks(low, high)
 	c.o.Ordered = ordered
 }
@@ -67,7 +71,7 @@ func (c *Cache) Dirty() int64 {
 
 // Busy reports whether anything of the cache's own is in flight below.
 func (c *Cache) Busy() bool {
-	return c.log.InFlight() > 0 || c.log.Unwritten() || c.d.out > 0 || c.b.pending() || c.r.active > 0
+	return c.log.InFlight() > 0 || c.log.Unwritten() || c.d.out > 0 || c.b.pending() || c.y.active > 0 || c.r.active > 0
 }
 
 // Cut durably removes the log's tail after lsn and maps again what is left. Nothing may be in flight.

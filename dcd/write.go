@@ -25,6 +25,9 @@ func (c *Cache) acknowledge(now blk.Instant) {
 			return
 		}
 		c.waiting.Pop()
+		if r.Op == blk.Write && r.Left == bypassed {
+			c.y.settle(r, failed)
+		}
 		if failed {
 			c.refuse(r)
 			continue
@@ -50,9 +53,13 @@ func (c *Cache) commit(now blk.Instant) (wake int64) {
 		for r := c.pending.Pop(); r != nil; r = c.pending.Pop() {
 			c.refuse(r)
 		}
+		c.y.refuse()
 		return blk.Never
 	}
-	for c.pending.Head() != nil && (c.log.InFlight() == 0 || c.o.WriteCache) && !c.held {
+	if !c.held {
+		c.y.start(now)
+	}
+	for (c.pending.Head() != nil || c.y.ready.Head() != nil) && (c.log.InFlight() == 0 || c.o.WriteCache) && !c.held {
 		limit, wake := c.p.admit(now)
 		if limit == 0 {
 			return wake
@@ -60,11 +67,12 @@ func (c *Cache) commit(now blk.Instant) (wake int64) {
 		if wake, wait := c.p.gather(c.pending.Len(), now); wait && !c.o.WriteCache {
 			return wake
 		}
-		n, payload := c.gather(limit)
-		if n == 0 {
+		past := min(c.y.ready.Len(), maxRecords/2)
+		n, payload := c.gather(limit, past)
+		if n+past == 0 {
 			return blk.Never
 		}
-		if !c.log.Begin(n, payload) {
+		if !c.log.Begin(n+past, payload) {
 			if c.o.WriteCache && c.log.InFlight() > 0 {
 				return blk.Never // it may be RAM that is full: the append's end tells
 			}
@@ -72,12 +80,14 @@ func (c *Cache) commit(now blk.Instant) (wake int64) {
 				c.count.Throttled++
 			}
 			c.full = true
+			c.y.relent()
 			return blk.Never
 		}
 		c.full = false
 		c.count.Commits++
-		c.p.committed(n)
+		c.p.committed(n + past)
 		c.p.used(payload + int64(c.log.Super().BlockBytes))
+		c.y.record(past)
 		for range n {
 			r := c.pending.Pop()
 			c.record(r)
@@ -115,12 +125,12 @@ func (c *Cache) record(r *blk.Request) {
 	c.zeroRange(r.Offset, r.Length, c.log.Sealed()+1)
 }
 
-// gather counts how many pending requests, and payload bytes, the next segment takes: as many as
-// fit, and, but for one, within limit.
-func (c *Cache) gather(limit int64) (n int, payload int64) {
+// gather counts how many pending requests, and payload bytes, the next segment takes beside more
+// records without payload: as many as fit, and, but for one, within limit.
+func (c *Cache) gather(limit int64, more int) (n int, payload int64) {
 	blocks, zeros := 0, 0
-	for r := c.pending.Head(); r != nil && n < maxRecords; r = r.Next {
-		if c.lockLen > 0 && r.Offset < c.lockOff+c.lockLen && c.lockOff < r.Offset+r.Length {
+	for r := c.pending.Head(); r != nil && n+more < maxRecords; r = r.Next {
+		if c.lockLen > 0 && r.Offset < c.lockOff+c.lockLen && c.lockOff < r.Offset+r.Length || c.y.overlaps(r.Offset, r.Length) {
 			break
 		}
 		if r.Op != blk.Write {
@@ -131,7 +141,7 @@ func (c *Cache) gather(limit int64) (n int, payload int64) {
 			n++
 			continue
 		}
-		if payload+r.Length > c.log.MaxPayload(n+1) || n > 0 && payload+r.Length > limit {
+		if payload+r.Length > c.log.MaxPayload(n+more+1) || n > 0 && payload+r.Length > limit {
 			break
 		}
 		blocks += int(r.Length/BlockBytes) + 2

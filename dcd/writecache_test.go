@@ -9,16 +9,22 @@ import (
 	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
 
-// writeCache is a simulated volume's volatile cache, and the memory that survives a killed server.
-type writeCache struct {
+// variant is what a simulated volume has beside the plain cache: a volatile cache with the memory
+// that survives a killed server, or writes past the log.
+type variant struct {
 	on       bool
+	bypass   bool
+	past     uint64 // writes that went past the log, in all lives but the last
 	ram      []byte
 	last     uint64 // incarnation of the newest life
 	replayed int
 	lost     bool // the memory file is gone after a kill: only for a planted failure
 }
 
-func (w *writeCache) options(o *Options) {
+func (w *variant) options(o *Options) {
+	if o.Bypass = -1; w.bypass {
+		o.Bypass = 12 << 10
+	}
 	if !w.on {
 		return
 	}
@@ -30,7 +36,7 @@ func (w *writeCache) options(o *Options) {
 }
 
 // killed: the server is gone, its memory file is not. What it was copying is half done.
-func (w *writeCache) killed(s *sim) {
+func (w *variant) killed(s *sim) {
 	s.oracle.Kill()
 	if !w.on {
 		return
@@ -54,7 +60,7 @@ func (w *writeCache) killed(s *sim) {
 }
 
 // cut: the power was cut, and memory with it.
-func (w *writeCache) cut(s *sim) {
+func (w *variant) cut(s *sim) {
 	s.oracle.Crash()
 	if w.on {
 		for i := range w.ram {
@@ -68,11 +74,11 @@ func (w *writeCache) cut(s *sim) {
 func TestSimulationOfTheWriteCache(t *testing.T) {
 	n, replayed, crashes := blktest.Seeds(t, 40), 0, 0
 	for seed := range uint64(n) {
-		s, err := runSimWith(seed, writeCache{on: true})
+		s, err := runSimWith(seed, variant{on: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		replayed, crashes = replayed+s.wc.replayed, crashes+s.crashes
+		replayed, crashes = replayed+s.v.replayed, crashes+s.crashes
 	}
 	if replayed == 0 {
 		t.Fatal("no server was killed with segments that only RAM had")
@@ -83,7 +89,7 @@ func TestSimulationOfTheWriteCache(t *testing.T) {
 // The simulation notices memory that does not survive.
 func TestSimulationNoticesLostMemory(t *testing.T) {
 	for seed := range uint64(300) {
-		if _, err := runSimWith(seed, writeCache{on: true, lost: true}); err != nil {
+		if _, err := runSimWith(seed, variant{on: true, lost: true}); err != nil {
 			t.Log(err)
 			return
 		}
@@ -93,7 +99,7 @@ func TestSimulationNoticesLostMemory(t *testing.T) {
 
 // Acknowledged at once, durable with the flush.
 func TestWriteCacheAcknowledges(t *testing.T) {
-	s := newSimWith(1, writeCache{on: true})
+	s := newSimWith(1, variant{on: true})
 	s.log.Faults.HangNth(blk.Write, 1)
 	buf := make([]byte, 33<<10)[:4096]
 	var done tally
@@ -122,7 +128,7 @@ func TestWriteCacheAcknowledges(t *testing.T) {
 
 // A log that fails makes the flush fail: what was acknowledged before it may be lost.
 func TestWriteCacheFlushFails(t *testing.T) {
-	s := newSimWith(1, writeCache{on: true})
+	s := newSimWith(1, variant{on: true})
 	s.log.Faults.FailNth(blk.Write, 1, syscall.EIO, true)
 	var done tally
 	s.check.Submit(&blk.Request{Op: blk.Write, Length: 4096, Buf: make([]byte, 33<<10)[:4096], Owner: &done})

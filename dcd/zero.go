@@ -120,9 +120,15 @@ func isZeroing(k seglog.Kind) bool { return k == seglog.Discard || k == seglog.W
 // zeroRange takes a discarded or zeroed range out of the map.
 func (c *Cache) zeroRange(off, n int64, lsn seglog.LSN) {
 	c.zeros.add(off, off+n, lsn)
+	c.lastZero = max(c.lastZero, lsn)
 	if Planted && Plant == "zero-keeps-map" {
 		return
 	}
+	c.unmapRange(off, n)
+}
+
+// unmapRange takes a range out of the map.
+func (c *Cache) unmapRange(off, n int64) {
 	first, last := off/BlockBytes, (off+n-1)/BlockBytes
 	if last-first < int64(c.idx.n) {
 		for b := first; b <= last; b++ {

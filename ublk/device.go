@@ -19,6 +19,7 @@ import (
 const (
 	DefaultDepth   = 128
 	DefaultMaxIO   = 512 << 10
+	MaxQueues      = 8
 	maxDepth       = 4096
 	charWait       = 10 * time.Second
 	charPoll       = 5 * time.Millisecond
@@ -33,6 +34,7 @@ type AddOptions struct {
 	ID         int // the N of /dev/ublkbN; -1: any
 	Depth      int
 	MaxIOBytes int
+	Queues     int // hardware queues; 0: one. The driver grants no more than there are CPUs
 }
 
 // Device is one ublk device, made or found.
@@ -64,7 +66,10 @@ func (c *Control) Add(o AddOptions) (*Device, error) {
 	if o.Depth < 1 || o.Depth > maxDepth {
 		return nil, fmt.Errorf("ublk: depth %d: 1 to %d", o.Depth, maxDepth)
 	}
-	i := devInfo{nrHWQueues: 1, queueDepth: uint16(o.Depth), maxIOBufBytes: uint32((o.MaxIOBytes + 4095) &^ 4095), devID: uint32(o.ID), flags: neededFeatures}
+	if o.Queues = max(o.Queues, 1); o.Queues > MaxQueues {
+		return nil, fmt.Errorf("ublk: %d queues: 1 to %d", o.Queues, MaxQueues)
+	}
+	i := devInfo{nrHWQueues: uint16(o.Queues), queueDepth: uint16(o.Depth), maxIOBufBytes: uint32((o.MaxIOBytes + 4095) &^ 4095), devID: uint32(o.ID), flags: neededFeatures}
 	out, err := c.command("add", cmdAdd, o.ID, 0, bytesOf(i), 0)
 	if errors.Is(err, unix.EEXIST) {
 		return nil, fmt.Errorf("ublk device %d exists already: choose another id", o.ID)

@@ -18,7 +18,7 @@ type port interface {
 	command(op uint32, tag uint16, result int32, buf []byte)
 }
 
-// Queue is the one hardware queue of a device: it turns descriptors into requests for dev and
+// Queue is one hardware queue of a device: it turns descriptors into requests for dev and
 // completions into commits. All its methods are the loop's.
 type Queue struct {
 	dev    blk.Device
@@ -36,6 +36,7 @@ type Queue struct {
 	now    blk.Instant
 	gone   int // tags that the driver does not serve any more
 	broken error
+	served uint64 // requests
 
 	// Ended is called once, when the driver has taken all tags back.
 	Ended func()
@@ -43,20 +44,15 @@ type Queue struct {
 	ring *ringPort // nil with a fake
 }
 
-// NewQueue opens the device's char node on loop, maps its descriptors and arms all tags.
-func NewQueue(loop *uring.Loop, d *Device, dev blk.Device) (*Queue, error) {
-	f, err := d.openChar()
-	if err != nil {
-		return nil, fmt.Errorf("ublk device %d: %w", d.ID(), err)
-	}
+// newQueue maps hardware queue qid's descriptors and arms all its tags; d's char node is open as p.
+func newQueue(p *ringPort, d *Device, dev blk.Device) (*Queue, error) {
 	depth := int(d.info.queueDepth)
 	q := &Queue{dev: dev, size: dev.Info().SizeBytes, stride: descBytes, maxIO: int(d.info.maxIOBufBytes), reqs: make([]blk.Request, depth)}
 	if d.info.flags&FeatIODescSize != 0 && d.info.ioDescSize != 0 {
 		q.stride = int(d.info.ioDescSize)
 	}
-	p := &ringPort{loop: loop, f: f}
 	if err := q.open(p, depth); err != nil {
-		return nil, errors.Join(fmt.Errorf("ublk device %d: %w", d.ID(), err), q.release(), f.Close())
+		return nil, errors.Join(err, q.release())
 	}
 	q.arm()
 	return q, nil
@@ -64,8 +60,8 @@ func NewQueue(loop *uring.Loop, d *Device, dev blk.Device) (*Queue, error) {
 
 func (q *Queue) open(p *ringPort, depth int) (err error) {
 	n := (depth*q.stride + 4095) &^ 4095
-	if q.descs, err = unix.Mmap(int(p.f.Fd()), descOffset(0), n, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE); err != nil {
-		return fmt.Errorf("map the descriptors: %w", err)
+	if q.descs, err = unix.Mmap(int(p.f.Fd()), descOffset(int(p.qid)), n, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE); err != nil {
+		return fmt.Errorf("map the descriptors of queue %d: %w", p.qid, err)
 	}
 	if q.bufs, err = blk.Alloc(depth * q.maxIO); err != nil {
 		return err
@@ -73,9 +69,6 @@ func (q *Queue) open(p *ringPort, depth int) (err error) {
 	// Locked, so that a page-out of ours cannot wait for a write to our own device. Where the
 	// limit forbids it the process set-up has said so.
 	unix.Mlock(q.bufs)
-	if p.slot, err = p.loop.RegisterFile(int(p.f.Fd())); err != nil {
-		return err
-	}
 	p.loop.RegisterBuffer(q.bufs) // best effort: the disks below need not look its pages up
 	p.id = p.loop.Add(q)
 	q.port, q.ring = p, p
@@ -121,6 +114,7 @@ func (q *Queue) fetched(tag int, res int32) {
 		r.Flags = blk.FUA
 	}
 	r.Stamp(blk.Pickup, q.now)
+	q.served++
 	ok := true
 	switch d.opFlags & 0xff {
 	case opRead:
@@ -189,13 +183,13 @@ func (q *Queue) Err() error { return q.broken }
 // Live counts tags that the driver still serves.
 func (q *Queue) Live() int { return len(q.reqs) - q.gone }
 
-// Close gives char device, descriptors and buffers back; the driver must have ended all tags.
-func (q *Queue) Close() error {
+// close gives descriptors and buffers back; the driver must have ended all tags.
+func (q *Queue) close() error {
 	if n := q.Live(); n > 0 {
 		return fmt.Errorf("ublk: queue closed while the driver still has %d tags", n)
 	}
 	q.ring.loop.Remove(q.ring.id)
-	return errors.Join(q.ring.loop.UnregisterBuffer(q.bufs), q.ring.loop.UnregisterFile(q.ring.slot), q.release(), q.ring.f.Close())
+	return errors.Join(q.ring.loop.UnregisterBuffer(q.bufs), q.release())
 }
 
 func (q *Queue) release() error {
@@ -211,8 +205,9 @@ func (q *Queue) release() error {
 // ringPort is the real port.
 type ringPort struct {
 	loop *uring.Loop
-	f    *os.File
+	f    *os.File // the char node, of all queues
 	slot int32
+	qid  uint16
 	id   uint64
 }
 
@@ -221,5 +216,5 @@ func (p *ringPort) command(op uint32, tag uint16, result int32, buf []byte) {
 	e.PrepURingCmd(p.slot, op)
 	e.Flags = uring.FixedFile
 	e.UserData = p.id | uint64(tag)
-	putIO(p.loop.Ring().Cmd(e), 0, tag, result, buf)
+	putIO(p.loop.Ring().Cmd(e), p.qid, tag, result, buf)
 }

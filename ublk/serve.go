@@ -41,7 +41,7 @@ func Serve(ctx context.Context, o AddOptions, open func(*uring.Loop) (blk.Device
 type server struct {
 	d      *Device
 	loop   *uring.Loop
-	queue  *Queue
+	queue  *Queues
 	opened chan error
 	ended  chan struct{} // all tags are back
 	ran    chan error    // the loop's end
@@ -57,7 +57,7 @@ func (s *server) run(open func(*uring.Loop) (blk.Device, error)) {
 	dev, err := open(l)
 	if err == nil {
 		if err = s.d.SetParams(dev.Info()); err == nil {
-			s.queue, err = NewQueue(l, s.d, dev)
+			s.queue, err = NewQueues(l, s.d, dev)
 		}
 	}
 	if err != nil {

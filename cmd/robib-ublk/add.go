@@ -14,6 +14,7 @@ import (
 	"github.com/robib-ublk/robib/cmd/internal/volume"
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/link"
+	"github.com/robib-ublk/robib/ublk"
 )
 
 // making are the flags that add and serve share.
@@ -59,6 +60,8 @@ type AddCmd struct {
 	Pair       string `help:"The pairing token that serve printed, or - to read it from standard input." placeholder:"TOKEN"`
 	Mode       string `help:"What an acknowledged write stands for: sync (durable on both machines, the default), semisync (durable here, received there) or async (durable here)." placeholder:"MODE"`
 	ID         int    `default:"-1" help:"The N of /dev/ublkbN; -1 takes the first that is free."`
+	Bypass     *int   `help:"MiB of a sequential run after which further writes go straight to the disk, when there is no peer; 0: never (default 4, and never on a disk with an arm)." placeholder:"MIB"`
+	Queues     int    `help:"Hardware queues of the device, 1 to 8, and no more than CPUs (default 1)." placeholder:"N"`
 	WriteCache *bool  `negatable:"" help:"Acknowledge writes from RAM, as a disk with a volatile cache does: they are safe once flushed. A killed server loses none of them, a power cut what was not flushed."`
 	DegradedOK bool   `name:"degraded-ok" help:"Begin although the peer cannot be reached."`
 	StartAlone bool   `help:"Serve although the peer cannot be asked whether it has newer writes."`
@@ -83,6 +86,13 @@ func (a *AddCmd) Run(cli *CLI) error {
 	if a.Pair != "" && a.Remote == "" {
 		return volume.Usagef("--pair needs --remote")
 	}
+	if a.Queues < 0 || a.Queues > ublk.MaxQueues {
+		return volume.Usagef("--queues %d: 1 to %d", a.Queues, ublk.MaxQueues)
+	}
+	if a.Bypass != nil && (*a.Bypass < 0 || *a.Bypass > 1<<20) {
+		return volume.Usagef("--bypass %d: MiB of a sequential run, or 0 for never", *a.Bypass)
+	}
+	q.Queues, q.BypassMiB = a.Queues, a.Bypass
 	q.Remote, q.DeviceID, q.DegradedOK, q.WriteCache = a.Remote, a.ID, a.DegradedOK, a.WriteCache
 	if err := needRoot(); err != nil {
 		return err

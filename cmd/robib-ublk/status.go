@@ -137,10 +137,16 @@ func printStatus(w io.Writer, s *volume.Status) {
 		row("full_sync", "%.0f %%", s.SyncPercent)
 	}
 	row("cache", "%.0f %% of the log in use (destage from %d %%, throttled from %d %%), oldest write not destaged %.0f s old", s.OccupancyPercent, s.LowWater, s.HighWater, s.OldestSeconds)
+	if len(s.QueueRequests) > 1 {
+		row("queues", "%d, requests of each: %v", len(s.QueueRequests), s.QueueRequests)
+	}
 	if s.WriteCache {
 		row("write_cache", "volatile: a write is acknowledged from RAM and safe once flushed")
 	}
 	row("destage", "%s written, %.0f %% of writes spared, %s/s of log given back, empty in %.0f s", volume.Bytes(int64(s.DestagedBytes)), s.WriteReduction, volume.Bytes(int64(s.FreedPerSecond)), s.EmptySeconds)
+	if s.BypassBytes > 0 {
+		row("bypass", "sequential runs of more than %s go past the log: %s did", volume.Bytes(s.BypassBytes), volume.Bytes(int64(s.BypassedBytes)))
+	}
 	row("commits", "%d, %.1f requests each, %.0f us", s.Commits, s.GatherSize, s.CommitMicros)
 	row("reads", "%.0f %% not from the disk: RAM %d, log %d, zeros %d, disk %d, peer %d", s.HitPercent, s.ReadRAM, s.ReadLog, s.ReadZero, s.ReadDisk, s.PeerReads)
 	row("lsn", "sealed %d, durable %d, destaged %d", s.Sealed, s.Durable, s.Destaged)

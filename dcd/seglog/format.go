@@ -32,8 +32,9 @@ type Term struct{ Number, ID uint64 }
 type Kind uint8
 
 // Record kinds. Discard and WriteZeroes have no payload and make their range read as zeros; a log
-// that may hold them has the feature bit Zeroes. Bypass and Mark are reserved: this version does not
-// write them.
+// that may hold them has the feature bit Zeroes. Bypass, without payload too, says that the data disk had
+// its range durably before the record was made, and that older records of it count no more: feature bit
+// Bypasses. Mark is reserved: this version does not write it.
 const (
 	Data        Kind = 1
 	Discard     Kind = 2
@@ -216,7 +217,7 @@ func Parse(raw []byte, limit int) (Segment, error) {
 	at := int64(s.HeaderBytes)
 	for i := range s.Records {
 		r := s.Record(i)
-		if r.Kind == Discard || r.Kind == WriteZeroes {
+		if r.Kind == Discard || r.Kind == WriteZeroes || r.Kind == Bypass {
 			if int64(r.off) != at || r.Length <= 0 || r.Length%sectorBytes != 0 || r.Offset < 0 || r.Offset > 1<<62 {
 				return s, fmt.Errorf("%w: LSN %d record %d has impossible bounds", ErrCorrupt, s.LSN, i)
 			}

@@ -141,6 +141,9 @@ func (l *Log) Used() (used, of int64) {
 // Memory is the RAM ring, from which appends are written.
 func (l *Log) Memory() []byte { return l.ram }
 
+// Readers counts the jobs that the log has.
+func (l *Log) Readers() int { return len(l.readers) }
+
 // Free is the position below which everything may be overwritten.
 func (l *Log) Free() Pos { return l.rec.free }
 

@@ -27,11 +27,14 @@ const (
 // Zeroes is the incompat bit of a log that may hold Discard and WriteZeroes records.
 const Zeroes = 1
 
+// Bypasses is the incompat bit of a log that may hold Bypass records.
+const Bypasses = 2
+
 // Feature bits of this version, by name. An unknown incompat bit is refused, an unknown
 // ro-compat bit is refused for writing, an unknown compat bit is ignored.
 const (
 	knownROCompat = 0
-	knownIncompat = Zeroes
+	knownIncompat = Zeroes | Bypasses
 )
 
 // Marks are facts that must survive: each is durable before anything relies on it.

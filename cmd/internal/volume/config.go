@@ -50,6 +50,8 @@ type Config struct {
 	Mode       string `json:"mode"`
 	Plain      bool   `json:"encrypt_off,omitempty"` // after the handshake
 	DeviceID   int    `json:"device_id"`             // wanted ublk id; -1 any
+	Queues     int    `json:"queues,omitempty"`      // hardware queues; 0: one
+	BypassMiB  int    `json:"bypass_mib,omitempty"`  // of a sequential run after which writes go past the log; 0: the default, -1: never
 	RAMBytes   int64  `json:"ram_bytes,omitempty"`
 	Ordered    bool   `json:"ordered,omitempty"`
 	WriteCache bool   `json:"write_cache,omitempty"`

@@ -38,6 +38,8 @@ type Settings struct {
 	WriteCache          *bool // acknowledge from RAM
 	LowWater, HighWater int
 	RAMBytes            int64 // of a log that is made
+	Queues              int   // hardware queues
+	BypassMiB           *int  // as in Config, but 0: never
 }
 
 // apply puts what was given into c and reports whether that changed it.
@@ -45,6 +47,14 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	was := *c
 	if s.Ordered != nil {
 		c.Ordered = *s.Ordered
+	}
+	if s.Queues > 0 {
+		c.Queues = s.Queues
+	}
+	if s.BypassMiB != nil {
+		if c.BypassMiB = *s.BypassMiB; c.BypassMiB == 0 {
+			c.BypassMiB = -1
+		}
 	}
 	if s.WriteCache != nil {
 		c.WriteCache = *s.WriteCache

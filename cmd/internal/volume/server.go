@@ -136,7 +136,7 @@ func (s *Server) bringUp() error {
 	if err := s.waitReady(); err != nil {
 		return err
 	}
-	if s.dev, err = ctl.Add(ublk.AddOptions{ID: s.c.DeviceID, MaxIOBytes: s.stack.maxIO()}); err != nil {
+	if s.dev, err = ctl.Add(ublk.AddOptions{ID: s.c.DeviceID, MaxIOBytes: s.stack.maxIO(), Queues: s.c.Queues}); err != nil {
 		return err
 	}
 	if err := writeDevice(s.c.Name, s.dev.ID()); err != nil {
@@ -186,7 +186,7 @@ func (s *Server) attach() error {
 			return
 		}
 		err = nil
-		s.stack.queue, err = ublk.NewQueue(s.stack.loop, s.dev, s.stack.node.Device())
+		s.stack.queue, err = ublk.NewQueues(s.stack.loop, s.dev, s.stack.node.Device())
 		if err == nil {
 			s.stack.tagsBack = make(chan struct{})
 			s.stack.queue.Ended = func() { close(s.stack.tagsBack) }

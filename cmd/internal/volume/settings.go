@@ -38,10 +38,45 @@ var SettingList = []Setting{
 		return strconv.Itoa(hi)
 	},
 		func(c *Config, v string) error { return percent(v, &c.HighWater) }},
+	{"bypass", "MiB of a sequential run after which writes go past the log, when there is no peer; 0: never; default: 4 on a disk without an arm", func(c *Config) string {
+		switch {
+		case c.BypassMiB < 0:
+			return "0"
+		case c.BypassMiB == 0:
+			return "default"
+		}
+		return strconv.Itoa(c.BypassMiB)
+	}, func(c *Config, v string) error { return parseBypass(v, c) }},
 	{"ordered", "yes: destage in write order, segment by segment", func(c *Config) string { return yesNo(c.Ordered) }, func(c *Config, v string) (err error) {
 		c.Ordered, err = parseYesNo(v)
 		return err
 	}},
+}
+
+// maxBypassMiB bounds a setting that nobody would mean to be larger.
+const maxBypassMiB = 1 << 20
+
+// bypassBytes is the bypass as the cache takes it.
+func (c *Config) bypassBytes() int64 {
+	if c.BypassMiB < 0 {
+		return -1
+	}
+	return int64(c.BypassMiB) << 20
+}
+
+func parseBypass(v string, c *Config) error {
+	if v == "default" {
+		c.BypassMiB = 0
+		return nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 0 || n > maxBypassMiB {
+		return fmt.Errorf("%q: MiB of a sequential run, 0 for never, or default", v)
+	}
+	if c.BypassMiB = n; n == 0 {
+		c.BypassMiB = -1
+	}
+	return nil
 }
 
 func yesNo(v bool) string {
@@ -116,7 +151,7 @@ func (s *Server) set(want map[string]string) (any, error) {
 		return nil, err
 	}
 	return n.Get(), s.stack.call(func() {
-		s.stack.cache.Tune(n.LowWater, n.HighWater, n.Ordered)
+		s.stack.cache.Tune(n.LowWater, n.HighWater, n.Ordered, n.bypassBytes())
 		if n.Role == Primary {
 			s.stack.node.SetMode(mode)
 		}

@@ -27,7 +27,7 @@ type stack struct {
 	disk, log *filedev.Disk
 	cache     *dcd.Cache
 	node      *mirror.Node
-	queue     *ublk.Queue
+	queue     *ublk.Queues
 	tagsBack  chan struct{}
 	net       *network
 	ram       *ramFile // nil: no volatile write cache
@@ -85,7 +85,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		}
 	}
 	o := dcd.Options{Incarnation: random(), Follow: c.Role == Secondary, AcceptDisk: k.s.o.AcceptDisk,
-		Ordered: c.Ordered, LowWater: c.LowWater, HighWater: c.HighWater}
+		Bypass: c.bypassBytes(), Ordered: c.Ordered, LowWater: c.LowWater, HighWater: c.HighWater}
 	if in.Disk != nil {
 		if k.disk, err = filedev.Open(l, in.Disk, filedev.Options{}); err != nil {
 			return err

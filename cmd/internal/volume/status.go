@@ -63,37 +63,48 @@ type Status struct {
 	HighWater        int     `json:"high_water_percent"`
 	Ordered          bool    `json:"ordered"`
 	WriteCache       bool    `json:"write_cache"`
-	RAMBytes         int64   `json:"ram_bytes"`
-	MapBytes         int64   `json:"map_bytes"`
-	MapEntries       int     `json:"map_entries"`
-	FreedPerSecond   float64 `json:"log_freed_bytes_per_second"`
-	EmptySeconds     float64 `json:"time_to_empty_s"`
-	OldestSeconds    float64 `json:"oldest_dirty_age_s"`
-	GatherSize       float64 `json:"requests_per_commit"`
-	CommitMicros     float64 `json:"commit_us"`
-	BatchBlocks      int     `json:"destage_batch_blocks"`
-	DestageBatches   uint64  `json:"destage_batches_total"`
-	WriteReduction   float64 `json:"write_reduction_percent"`
-	Discards         uint64  `json:"discards_total"`
-	WriteZeroes      uint64  `json:"write_zeroes_total"`
-	ZeroedBytes      uint64  `json:"zeroed_bytes_total"`
-	ZeroExtents      int     `json:"zero_extents"`
-	ZeroPending      int64   `json:"zero_pending_bytes"`
-	ReadRAM          uint64  `json:"read_ram_total"`
-	ReadLog          uint64  `json:"read_log_total"`
-	ReadDisk         uint64  `json:"read_disk_total"`
-	ReadZero         uint64  `json:"read_zero_total"`
-	HitPercent       float64 `json:"read_hit_percent"`
-	UptimeSeconds    float64 `json:"uptime_s"`
-	HeartbeatSeconds float64 `json:"heartbeat_s"`
-	PeerDeadSeconds  float64 `json:"peer_dead_s"`
+
+	BypassBytes      int64    `json:"bypass_bytes"` // of a sequential run; 0: never
+	Bypassed         uint64   `json:"bypassed_total"`
+	BypassedBytes    uint64   `json:"bypassed_bytes_total"`
+	QueueRequests    []uint64 `json:"queue_requests_total,omitempty"` // by hardware queue
+	RAMBytes         int64    `json:"ram_bytes"`
+	MapBytes         int64    `json:"map_bytes"`
+	MapEntries       int      `json:"map_entries"`
+	FreedPerSecond   float64  `json:"log_freed_bytes_per_second"`
+	EmptySeconds     float64  `json:"time_to_empty_s"`
+	OldestSeconds    float64  `json:"oldest_dirty_age_s"`
+	GatherSize       float64  `json:"requests_per_commit"`
+	CommitMicros     float64  `json:"commit_us"`
+	BatchBlocks      int      `json:"destage_batch_blocks"`
+	DestageBatches   uint64   `json:"destage_batches_total"`
+	WriteReduction   float64  `json:"write_reduction_percent"`
+	Discards         uint64   `json:"discards_total"`
+	WriteZeroes      uint64   `json:"write_zeroes_total"`
+	ZeroedBytes      uint64   `json:"zeroed_bytes_total"`
+	ZeroExtents      int      `json:"zero_extents"`
+	ZeroPending      int64    `json:"zero_pending_bytes"`
+	ReadRAM          uint64   `json:"read_ram_total"`
+	ReadLog          uint64   `json:"read_log_total"`
+	ReadDisk         uint64   `json:"read_disk_total"`
+	ReadZero         uint64   `json:"read_zero_total"`
+	HitPercent       float64  `json:"read_hit_percent"`
+	UptimeSeconds    float64  `json:"uptime_s"`
+	HeartbeatSeconds float64  `json:"heartbeat_s"`
+	PeerDeadSeconds  float64  `json:"peer_dead_s"`
 }
 
 // Status asks the loop.
 func (s *Server) Status() (any, error) {
 	var st mirror.Status
 	var dirty int64
-	if err := s.stack.call(func() { st, dirty = s.stack.node.Status(), s.stack.cache.Dirty() }); err != nil {
+	var queues []uint64
+	if err := s.stack.call(func() {
+		st, dirty = s.stack.node.Status(), s.stack.cache.Dirty()
+		if s.stack.queue != nil {
+			queues = s.stack.queue.Served()
+		}
+	}); err != nil {
 		return nil, err
 	}
 	c := s.c
@@ -106,6 +117,7 @@ func (s *Server) Status() (any, error) {
 		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
 		HeartbeatSeconds: mirror.DefaultHeartbeat / 1e9, PeerDeadSeconds: mirror.DefaultPeerDead / 1e9}
 	v.cache(&st.Cache)
+	v.QueueRequests = queues
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}
@@ -126,6 +138,7 @@ func (v *Status) cache(s *dcd.Status) {
 	v.OccupancyPercent = ratio(float64(s.LogUsed)*100, float64(s.LogBytes))
 	v.LowWater, v.HighWater, v.Ordered, v.RAMBytes, v.MapBytes, v.MapEntries = s.LowWater, s.HighWater, s.Ordered, s.RAMBytes, s.MapBytes, s.DirtyBlocks
 	v.WriteCache = s.WriteCache
+	v.BypassBytes, v.Bypassed, v.BypassedBytes = s.Bypass, s.Bypassed, s.BypassedBytes
 	v.FreedPerSecond, v.EmptySeconds = s.FreedBytesPerSecond, ratio(float64(s.LogUsed), s.FreedBytesPerSecond)
 	if s.OldestNanos > 0 && v.DirtyBytes > 0 {
 		v.OldestSeconds = max(float64(time.Now().UnixNano()-s.OldestNanos)/1e9, 0)

@@ -196,3 +196,24 @@ func TestWriteCache(t *testing.T) {
 	robib(t, "add", "--name", "v")
 	robib(t, "del", "v")
 }
+
+// Two hardware queues carry one volume, also over a killed server; each gets its share.
+func TestQueues(t *testing.T) {
+	blank(t, dataA, logA)
+	refused(t, 2, "--queues 9", "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log", "--queues", "9")
+	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log", "--queues", "2")
+	dev := stat(t, "v").Device
+	ended, wait := background(t, dev, job{"4k", 16, 2}, job{"512-128k", 16, 2})
+	pause(ended, 3)
+	kill9(t, "v")
+	wait()
+	run(t, "busybox", "taskset", "-c", "0", "dd", "if="+dev, "of=/dev/null", "bs=4k", "count=200", "iflag=direct")
+	run(t, "busybox", "taskset", "-c", "1", "dd", "if="+dev, "of=/dev/null", "bs=4k", "count=200", "iflag=direct")
+	var s struct {
+		Queues []uint64 `json:"queue_requests_total"`
+	}
+	if err := json.Unmarshal([]byte(robib(t, "-j", "status", "v")), &s); err != nil || len(s.Queues) != 2 || s.Queues[0] < 200 || s.Queues[1] < 200 {
+		t.Errorf("%+v %v", s, err)
+	}
+	robib(t, "del", "v")
+}

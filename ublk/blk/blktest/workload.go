@@ -20,6 +20,7 @@ type Workload struct {
 	Flushes   int   // in 100
 	Discards  int   // in 100, where offered
 	Zeroes    int   // in 100, where offered
+	Runs      int   // in 100: a write goes on where the last one ended
 	MaxZero   int64 // longest discard or write-zeroes; 0: MaxBytes
 	Region    int64 // 0: the whole device
 	Overlap   bool  // writes in flight may overlap
@@ -29,6 +30,7 @@ type Workload struct {
 	Errors    int
 	WriteDone func(value uint64, off, n int64) // told of each acknowledged write, if set
 
+	last  int64 // where the last write ended
 	slots []*slot
 	idle  []*slot
 	back  []*slot
@@ -169,6 +171,11 @@ func (l *Workload) submit() bool {
 	if l.MaxZero > 0 && (op == blk.Discard || op == blk.WriteZeroes) {
 		off, n = l.place(size, l.MaxZero)
 	}
+	if op == blk.Write && l.Runs > 0 && l.W.Rand.IntN(100) < l.Runs {
+		if off = l.last; off+n > size {
+			off = 0
+		}
+	}
 	if op != blk.Read && op != blk.Flush && !l.Overlap {
 		for _, o := range l.slots {
 			// Which of two overlapping writes wins, nobody can say: asked for only.
@@ -196,6 +203,7 @@ func (l *Workload) submit() bool {
 		}
 		r.Buf = s.buffer(n)
 		s.value = l.Oracle.Begin(r.Buf, off)
+		l.last = off + n
 	default:
 		s.value = l.Oracle.BeginZeroes(off, n)
 	}
