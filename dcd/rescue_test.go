@@ -119,7 +119,9 @@ func TestReadingBackIsCheap(t *testing.T) {
 func TestRescueLeavesWhatWentPastTheLog(t *testing.T) {
 	l := newLife(t, 2)
 	l.c.HoldDestage(true)
-	l.do(blk.Write, 1<<18, 16384, 1)
+	for i := range int64(4) {
+		l.do(blk.Write, 1<<18+i*4096, 4096, 1)
+	}
 	l.c.y.set(1)
 	l.c.y.shortest = 512
 	for l.c.y.count == 0 {
