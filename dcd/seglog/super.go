@@ -227,6 +227,18 @@ func Probe(dev blk.Device, drive blk.Drive) (Super, error) {
 	return *s, nil
 }
 
+// SuperBytes is the size of both superblocks, at the beginning of a log.
+const SuperBytes = 2 * slotBytes
+
+// DecodeSupers decodes the first SuperBytes of a log.
+func DecodeSupers(b []byte) (Super, error) {
+	s, _, err := newer(b)
+	if err != nil {
+		return Super{}, err
+	}
+	return *s, nil
+}
+
 // probe picks the newer good slot; damaged says that the other one is not good.
 func probe(dev blk.Device, drive blk.Drive) (best *Super, damaged bool, err error) {
 	if dev.Info().SizeBytes < 2*slotBytes {
@@ -240,8 +252,12 @@ func probe(dev blk.Device, drive blk.Drive) (best *Super, damaged bool, err erro
 	if err := blk.Do(dev, &blk.Request{Op: blk.Read, Length: 2 * slotBytes, Buf: buf}, drive); err != nil {
 		return nil, false, fmt.Errorf("%w: superblocks: %w", ErrReadError, err)
 	}
+	return newer(buf)
+}
+
+func newer(buf []byte) (best *Super, damaged bool, err error) {
 	a, ea := decodeSuper(buf[:slotBytes])
-	b, eb := decodeSuper(buf[slotBytes:])
+	b, eb := decodeSuper(buf[slotBytes:SuperBytes])
 	switch {
 	case ea == nil && eb == nil:
 		if b.Seq > a.Seq {

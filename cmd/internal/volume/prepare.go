@@ -269,7 +269,13 @@ func prepareNew(q Request) (_ *Prepared, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = checkDisk(q, p.Disk, info); err != nil {
+	if err = usable(q, info); err != nil {
+		return nil, err
+	}
+	if known, err := adopt(q, p.Disk, info); known != nil || err != nil {
+		return known, err
+	}
+	if err = checkContent(q, p.Disk, info); err != nil {
 		return nil, err
 	}
 	c := &Config{Name: q.Name, Role: q.Role, Disk: q.Disk, DiskID: info.Identity, DiskBytes: info.SizeBytes, DiskBlock: int(info.LogicalBytes),
@@ -291,8 +297,8 @@ func prepareNew(q Request) (_ *Prepared, err error) {
 	return p, nil
 }
 
-// checkDisk refuses a disk that cannot be the volume's, or whose content would be destroyed unasked.
-func checkDisk(q Request, f *os.File, info blk.Info) error {
+// usable refuses a disk that cannot be a new volume's.
+func usable(q Request, info blk.Info) error {
 	switch {
 	case info.ReadOnly:
 		return fmt.Errorf("disk %s is read-only: a volume must be able to write it", q.Disk)
@@ -316,6 +322,11 @@ func checkDisk(q Request, f *os.File, info blk.Info) error {
 			return fmt.Errorf("%s is the log of volume %s (disk %s), not a disk to use", q.Disk, c.Name, c.Disk)
 		}
 	}
+	return nil
+}
+
+// checkContent refuses a disk whose content would be destroyed unasked.
+func checkContent(q Request, f *os.File, info blk.Info) error {
 	what, found, err := filedev.Signature(f, info.SizeBytes)
 	if err != nil {
 		return fmt.Errorf("disk %s: %w", q.Disk, err)

@@ -217,3 +217,26 @@ func TestQueues(t *testing.T) {
 	}
 	robib(t, "del", "v")
 }
+
+// With the state directory lost, the log's own superblock says whose it is, and the volume goes on.
+func TestLostStateDirectory(t *testing.T) {
+	blank(t, dataA, logA)
+	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log")
+	dev := stat(t, "v").Device
+	run(t, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "count=8", "oflag=direct")
+	sum := strings.Fields(run(t, "md5sum", dev))[0]
+	robib(t, "stop", "v")
+	if err := os.RemoveAll("/var/lib/robib-ublk/volumes"); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, 1, logA, "add", "--disk", dataA, "--log", logB, "--create-log")
+	refused(t, 1, logA, "add", "--disk", dataA)
+	out := robib(t, "add", "--name", "w", "--disk", dataA, "--log", logA)
+	if !strings.Contains(out, "taken up again") {
+		t.Error(out)
+	}
+	if got := strings.Fields(run(t, "md5sum", stat(t, "w").Device))[0]; got != sum {
+		t.Errorf("%s, was %s", got, sum)
+	}
+	robib(t, "del", "w")
+}
