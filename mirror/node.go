@@ -78,6 +78,7 @@ type Node struct {
 	full fullSync
 	peer PeerDisk
 	srv  server
+	give fetcher
 
 	wanted       Mode   // that SetMode asked for, not in force yet; 0: none
 	wantedAt     uint64 // superblock ticket that must be durable before
@@ -111,7 +112,7 @@ func New(o Options) (*Node, error) {
 		return nil, errors.New("mirror: a node needs a cache, a drive and a source of randomness")
 	}
 	n := &Node{o: o, cache: o.Cache, log: o.Cache.Log(), primary: o.Primary}
-	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n = n, n, n, n, n, n
+	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n = n, n, n, n, n, n, n
 	n.cache.Follow(!n.primary)
 	n.cache.Hold(true)
 	if err := errors.Join(n.srv.open(), n.rx.open()); err != nil {
@@ -204,6 +205,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 		wake = min(wake, n.peer.Kick(now))
 	}
 	n.srv.kick()
+	n.give.kick()
 	if n.s.frames > 0 {
 		wake = now.Mono // frames are left over for want of room: they go on with the next batch's
 		n.s.frames = 0
@@ -254,6 +256,9 @@ func (n *Node) frame(f *wire.Frame) {
 	switch f.Kind {
 	case wire.Hello, wire.Probe, wire.Decision, wire.Goodbye:
 		n.s.greet(f)
+		return
+	case wire.Fetch:
+		n.give.asked(f)
 		return
 	}
 	if !n.s.up {

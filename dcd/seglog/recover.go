@@ -36,6 +36,7 @@ type CorruptError struct {
 	Pos  Pos
 	By   LSN // the segment that declares it durable; 0: the superblock
 	What error
+	prev uint64 // hash of the segment before
 }
 
 func (e *CorruptError) Error() string {
@@ -279,7 +280,7 @@ func (w *walker) judge(hole error) error {
 	l := w.l
 	h := l.sealed + 1
 	if l.super.Declared >= h && !(Planted && Plant == "declare-zero") {
-		return &CorruptError{h, l.head, 0, hole}
+		return &CorruptError{h, l.head, 0, hole, l.hash}
 	}
 	c := Pos(l.super.ChunkBytes)
 	end := l.super.Start.Pos + Pos(l.super.RingBytes)
@@ -291,7 +292,7 @@ func (w *walker) judge(hole error) error {
 			continue
 		}
 		if err == nil && s.LSN > h && s.Volume == l.super.Volume && s.Durable >= h {
-			return &CorruptError{h, l.head, s.LSN, hole}
+			return &CorruptError{h, l.head, s.LSN, hole, l.hash}
 		}
 	}
 	return nil

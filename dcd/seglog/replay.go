@@ -57,3 +57,37 @@ func (l *Log) inRAM(incarnation uint64) (Segment, bool) {
 	}
 	return Segment{}, false
 }
+
+// Repair writes a segment that e says is damaged anew: raw is the peer's copy of it. It is taken only
+// if it is the one that is missing: by its own checksums, its LSN and the hash of the one before.
+func Repair(dev blk.Device, e *CorruptError, raw []byte, drive blk.Drive) error {
+	sup, _, err := probe(dev, drive)
+	if err != nil {
+		return err
+	}
+	s, err := Parse(raw, int(sup.MaxSegmentBytes))
+	switch {
+	case err != nil:
+		return err
+	case s.LSN != e.LSN || s.Volume != sup.Volume || s.Bytes != len(raw):
+		return fmt.Errorf("%w: LSN %d where %d is wanted", ErrOrder, s.LSN, e.LSN)
+	case s.PrevHash != e.prev:
+		return fmt.Errorf("%w: LSN %d", ErrChain, s.LSN)
+	}
+	l := Log{super: *sup, head: e.Pos}
+	n := l.padded(s.Bytes)
+	p := l.place(n)
+	if int64(p-sup.Start.Pos)+n > sup.RingBytes {
+		return fmt.Errorf("%w: LSN %d would overlap the start", ErrCorrupt, s.LSN)
+	}
+	buf, err := blk.Alloc(int(n))
+	if err != nil {
+		return err
+	}
+	defer blk.Free(buf)
+	copy(buf, raw)
+	if err := blk.Do(dev, &blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.DeviceOffset(p), Length: n, Buf: buf[:n]}, drive); err != nil {
+		return fmt.Errorf("seglog: repair LSN %d: %w", s.LSN, err)
+	}
+	return nil
+}

@@ -31,6 +31,7 @@ const (
 	Mark        Kind = 11 // make a fact durable: a refill is needed, the copy is whole, the chain ends
 	MarkDone    Kind = 12
 	Goodbye     Kind = 13 // the sender ends the session; Body is the reason
+	Fetch       Kind = 14 // instead of a hello: the segment LSN of volume Body, for a log that is damaged
 )
 
 // MaxBody bounds a frame's body.
@@ -103,7 +104,7 @@ func ParseHead(b []byte) (f Frame, n int, err error) {
 	f = Frame{Kind: Kind(b[4]), Flags: b[5], Term: Term{le.Uint64(b[16:]), le.Uint64(b[24:])}, LSN: le.Uint64(b[32:]), Durable: le.Uint64(b[40:]), Sent: int64(le.Uint64(b[48:]))}
 	size := le.Uint32(b[8:])
 	switch {
-	case f.Kind < Hello || f.Kind > Goodbye:
+	case f.Kind < Hello || f.Kind > Fetch:
 		return f, 0, fmt.Errorf("%w: %d", ErrKind, f.Kind)
 	case size > MaxBody:
 		return f, 0, fmt.Errorf("%w: %d bytes", ErrTooBig, size)

@@ -44,11 +44,12 @@ func (k *stack) run(opened chan<- error) {
 		opened <- err
 		return
 	}
+	k.loop = l
 	if err := k.open(l); err != nil {
+		k.loop = nil
 		opened <- errors.Join(err, l.Close())
 		return
 	}
-	k.loop = l
 	opened <- nil
 	err = l.Run(k.kick)
 	if k.net != nil {
@@ -106,7 +107,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 			return err
 		}
 	}
-	if k.cache, err = dcd.Open(o, drive); err != nil {
+	if k.cache, err = k.openCache(o, drive); err != nil {
 		return k.explain(err)
 	}
 	if k.ram != nil {
@@ -124,8 +125,10 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	m := mirror.Options{Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
 		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach, Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil,
 		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep}
-	if k.net, err = openNetwork(l, c); err != nil {
-		return err
+	if k.net == nil {
+		if k.net, err = openNetwork(l, c); err != nil {
+			return err
+		}
 	}
 	if k.net != nil {
 		m.Net = k.net
@@ -134,6 +137,41 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		k.node.Fail(k.broken)
 	}
 	return err
+}
+
+// maxRepairs bounds how many damaged segments are fetched before the log counts as lost.
+const maxRepairs = 4096
+
+// openCache opens the cache; a segment that was durable and is damaged is fetched from the peer first.
+func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
+	for n := 0; ; n++ {
+		c, err := dcd.Open(o, drive)
+		var bad *seglog.CorruptError
+		if !errors.As(err, &bad) || o.Log == nil || n == maxRepairs {
+			return c, err
+		}
+		if k.net == nil {
+			if k.net, _ = openNetwork(k.loop, k.s.c); k.net == nil {
+				return nil, err
+			}
+		}
+		k.s.o.Logf("%s: segment %d of the log is damaged: asking the peer for it", k.s.c.Name, bad.LSN)
+		ticking := func() (blk.Instant, error) {
+			now, err := k.loop.Once(k.loop.Now() + int64(poll))
+			return instant(now), err
+		}
+		s, e := seglog.Probe(o.Log, drive)
+		if e == nil {
+			var raw []byte
+			if raw, e = mirror.Fetch(k.net, ticking, s.Volume, bad.LSN); e == nil {
+				e = seglog.Repair(o.Log, bad, raw, drive)
+			}
+		}
+		if e != nil {
+			return nil, fmt.Errorf("%w; %w (`robib-ublk log check %s` says more)", err, e, k.s.c.Log)
+		}
+		k.s.o.Logf("%s: segment %d of the log was written anew from the peer's copy", k.s.c.Name, bad.LSN)
+	}
 }
 
 // openWriteCache finds the memory that the write cache is kept in, and what a killed server left there.
