@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -78,7 +79,21 @@ func (l *LogCheckCmd) Run(cli *CLI) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("%s cannot be opened as it is: the peer may have what is damaged; restore the log, or start from the peer's copy", l.Path)
+		return fmt.Errorf("%s cannot be opened as it is: %s", l.Path, advice(err, s, l.Path))
 	}
 	return perr
+}
+
+// advice says what to do about a log that cannot be opened.
+func advice(err error, s *seglog.Super, path string) string {
+	var bad *seglog.CorruptError
+	switch {
+	case errors.Is(err, seglog.ErrReadError):
+		return "the device does not give back what was written; copy what can be read to a good one (ddrescue, say) and try that, or promote the peer"
+	case errors.As(err, &bad) && s.Marks&seglog.HasPeer != 0:
+		return fmt.Sprintf("start the volume (`robib-ublk add` or `serve` with its --name) while the peer is up, and segment %d is fetched from there; or promote the peer; or, without it, `robib-ublk log rescue %s --disk DISK` says what can be saved", bad.LSN, path)
+	case errors.As(err, &bad):
+		return fmt.Sprintf("there is no peer that may have segment %d: `robib-ublk log rescue %s --disk DISK` says what can be saved and what is lost, and with --write saves it", bad.LSN, path)
+	}
+	return "restore it from a copy, or start from the peer's"
 }
