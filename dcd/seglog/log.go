@@ -41,9 +41,10 @@ type Log struct {
 	appBusy bool
 	appDone bool
 
-	sup  supers
-	sums summaries
-	rec  reclaim
+	sup   supers
+	sums  summaries
+	dirty Dirty
+	rec   reclaim
 
 	failed        error
 	deadline      int64
@@ -67,6 +68,9 @@ type segInfo struct {
 }
 
 func (l *Log) info(lsn LSN) *segInfo { return &l.segs[lsn%LSN(len(l.segs))] }
+
+// Dirty is the log's dirty map.
+func (l *Log) Dirty() *Dirty { return &l.dirty }
 
 // Super is the superblock as it is in memory; change it through Update only.
 func (l *Log) Super() *Super { return &l.super }
@@ -387,6 +391,7 @@ func (l *Log) Kick(now blk.Instant) int64 {
 	l.push()
 	l.kickSuper()
 	l.kickSummaries()
+	l.dirty.kick()
 	l.reclaim()
 	return l.overdue(now.Mono)
 }
@@ -459,11 +464,12 @@ func (l *Log) LoseDevice() {
 	l.floor = max(l.floor, l.head-min(l.head, Pos(l.super.ChunkBytes)))
 	l.appTo, l.durable = l.sealed, l.sealed
 	l.sup.lose()
+	l.dirty.busy, l.dirty.done = false, false
 }
 
 // Close gives memory back; nothing may be in flight.
 func (l *Log) Close() error {
-	if l.appBusy || l.sup.busy || l.sums.busy {
+	if l.appBusy || l.sup.busy || l.sums.busy || l.dirty.busy {
 		return fmt.Errorf("seglog: closed with an append in flight")
 	}
 	for _, r := range l.readers {
@@ -478,6 +484,9 @@ func (l *Log) Close() error {
 		err = e
 	}
 	l.sums.out = nil
+	if e := l.dirty.close(); err == nil {
+		err = e
+	}
 	if e := blk.Free(l.sup.buf); err == nil {
 		err = e
 	}

@@ -71,6 +71,9 @@ func Open(dev blk.Device, o Options, drive blk.Drive) (*Log, error) {
 	if err := l.allocate(); err != nil {
 		return nil, err
 	}
+	if err := l.openDirty(drive); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
 	l.rewindTo(l.super.Start)
 	if dev == nil {
 		return l, nil

@@ -49,9 +49,11 @@ const (
 	PeerNeedsFullSync                   // what the peer lacks is not in the log any more
 	Inconsistent                        // this copy is partly overwritten: promote refuses
 	Ended                               // del ended the chain; the data disk holds everything
+	DirtyMap                            // what the peer lacks beside the log is in the dirty map
+	Demoted                             // a primary that became a secondary: nobody but itself declared its newest segments durable
 )
 
-var markNames = []string{"has peer", "degraded", "ahead", "peer needs refill", "peer needs full sync", "inconsistent", "ended"}
+var markNames = []string{"has peer", "degraded", "ahead", "peer needs refill", "peer needs full sync", "inconsistent", "ended", "dirty map", "demoted"}
 
 func (m Marks) String() string {
 	var s []string
@@ -87,12 +89,13 @@ type Super struct {
 	Start                      Point // recovery start: nothing at or after it is ever reused
 	Marks                      Marks
 	Declared                   LSN // all up to it are known to be durable
-	Base                       LSN // of the dirty map, reserved
+	Base                       LSN // of the dirty map: the newest segment given up without a mark
 	CheckpointOffset           int64
 	CheckpointBytes            int64
 	DirtyOffset, DirtyBytes    int64
 	DiskIdentity               string // at most 64 bytes
 	SumPos                     Pos    // of the first summary page that recovery needs, in the checkpoint area
+	DirtyEpoch                 uint64 // pages of the dirty map with another one say nothing
 	SumEpoch                   uint64 // pages of another epoch name segments that were cut
 
 	// Fingerprint holds, for each sector of the disk's first and last 128 KiB, a hash of what
@@ -156,6 +159,7 @@ func encodeSuper(b []byte, s *Super) {
 	copy(p[:idBytes], s.DiskIdentity)
 	le.PutUint64(p[idBytes:], s.SumPos)
 	le.PutUint64(p[idBytes+8:], s.SumEpoch)
+	le.PutUint64(p[idBytes+16:], s.DirtyEpoch)
 	for i, v := range s.Fingerprint {
 		le.PutUint64(b[printOffset+8*i:], v)
 	}
@@ -193,7 +197,7 @@ func decodeSuper(b []byte) (*Super, error) {
 	s.Start = Point{u64(), u64(), u64()}
 	s.Marks, s.Declared, s.Base = Marks(u64()), u64(), u64()
 	s.CheckpointOffset, s.CheckpointBytes, s.DirtyOffset, s.DirtyBytes = i64(), i64(), i64(), i64()
-	s.SumPos, s.SumEpoch = le.Uint64(p[idBytes:]), le.Uint64(p[idBytes+8:])
+	s.SumPos, s.SumEpoch, s.DirtyEpoch = le.Uint64(p[idBytes:]), le.Uint64(p[idBytes+8:]), le.Uint64(p[idBytes+16:])
 	s.DiskIdentity = string(bytes.TrimRight(p[:idBytes], "\x00"))
 	for i := range s.Fingerprint {
 		s.Fingerprint[i] = le.Uint64(b[printOffset+8*i:])
