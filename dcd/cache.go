@@ -298,6 +298,9 @@ func (c *Cache) Follow(on bool) { c.follow = on }
 // Declared is the newest LSN that a segment here says was durable at the primary.
 func (c *Cache) Declared() seglog.LSN { return c.declared }
 
+// LastIO is when the client last had a request in flight, as an Instant's Mono.
+func (c *Cache) LastIO() int64 { return c.lastIO }
+
 // Cleared is the newest LSN that is on the data disk and mapped no more.
 func (c *Cache) Cleared() seglog.LSN { return c.cleared }
 

@@ -19,11 +19,13 @@ const (
 	Refuses                      // another volume, another size, another version
 	Stops                        // the peer is the primary of a newer term: this one is fenced
 	Diverges                     // both wrote: a person must say whose data is dropped
+	MapSyncs                     // what is in the dirty map
+	Resumes                      // a sync that was interrupted goes on
 	AsksMore                     // the common point is not known yet: ask for hashes
 )
 
 func (v Verdict) String() string {
-	return [...]string{"?", "stream", "cut and stream", "full sync", "take the peer's tail", "refuse", "stop", "diverged", "ask"}[v]
+	return [...]string{"?", "stream", "cut and stream", "full sync", "take the peer's tail", "refuse", "stop", "diverged", "map sync", "go on with the sync", "ask"}[v]
 }
 
 // View is everything that the connect rules of a primary look at.
@@ -33,6 +35,9 @@ type View struct {
 	// whether it has been found, None that there is none in what both logs hold.
 	Common      uint64
 	Known, None bool
+	// MapGood says that the dirty map holds everything that the peer lacks and the log has not;
+	// CanResume that an interrupted sync can go on from where it was.
+	MapGood, CanResume bool
 }
 
 // decide is the connect rule of DESIGN section 5, without side effects.
@@ -60,10 +65,16 @@ func decide(v View) (Verdict, string) {
 		return Diverges, "both are primaries"
 	case p.New:
 		return FullSyncs, "the peer is new"
+	case peerMarks&seglog.Inconsistent != 0 && v.CanResume && v.Known && v.Common == p.Last.LSN:
+		return Resumes, "the peer's copy is incomplete, and what it has is on this chain"
+	case peerMarks&seglog.Inconsistent != 0 && v.MapGood:
+		return MapSyncs, "the peer's copy is incomplete, and the map says what it lacks"
 	case peerMarks&seglog.Inconsistent != 0:
 		return FullSyncs, "the peer's copy is incomplete"
 	case myMarks&seglog.PeerNeedsFullSync != 0:
 		return FullSyncs, "what the peer lacks is not in the log any more"
+	case p.Last.LSN+1 < me.First.LSN && v.MapGood:
+		return MapSyncs, fmt.Sprintf("the peer ends at LSN %d, the log begins at %d, the map says what changed between", p.Last.LSN, me.First.LSN)
 	case p.Last.LSN+1 < me.First.LSN:
 		return FullSyncs, fmt.Sprintf("the peer ends at LSN %d, the log begins at %d", p.Last.LSN, me.First.LSN)
 	case !v.Known && !v.None:

@@ -36,6 +36,14 @@ func TestDecide(t *testing.T) {
 		{"two primaries", func(v *View) { v.Peer.Primary, v.Peer.Term.ID = true, 8 }, Diverges, "both are primaries"},
 		{"new peer", func(v *View) { v.Peer.New, v.Peer.Volume = true, [16]byte{} }, FullSyncs, "new"},
 		{"new, but primary", func(v *View) { v.Peer.New, v.Peer.Primary = true, true }, Refuses, "without a volume"},
+		{"inconsistent peer, map good", func(v *View) { v.Peer.Marks, v.MapGood = uint32(seglog.Inconsistent), true }, MapSyncs, "the map says what it lacks"},
+		{"interrupted sync", func(v *View) {
+			v.Peer.Marks, v.Me.Marks, v.MapGood, v.CanResume = uint32(seglog.Inconsistent), uint32(seglog.PeerNeedsFullSync), true, true
+		}, Resumes, "on this chain"},
+		{"interrupted sync, other chain", func(v *View) {
+			v.Peer.Marks, v.CanResume, v.Peer.Last.LSN = uint32(seglog.Inconsistent), true, 25
+		}, FullSyncs, "incomplete"},
+		{"below the log, map good", func(v *View) { v.Peer.Last.LSN, v.MapGood = 8, true }, MapSyncs, "what changed between"},
 		{"inconsistent peer", func(v *View) { v.Peer.Marks = uint32(seglog.Inconsistent) }, FullSyncs, "incomplete"},
 		{"fell out of the log", func(v *View) { v.Me.Marks = uint32(seglog.PeerNeedsFullSync) }, FullSyncs, "not in the log any more"},
 		{"below the log", func(v *View) { v.Peer.Last.LSN = 8 }, FullSyncs, "begins at 10"},

@@ -10,10 +10,11 @@ import (
 	"github.com/robib-ublk/robib/ublk/blk"
 )
 
-// syncBytes is the size of a full sync's blocks.
-const syncBytes = 512 << 10
+// syncBytes bounds the blocks of a sync.
+const syncBytes = DefaultSyncBlock
 
-// fullSync is the primary's side: one pass over the disk, each block at its place in the stream.
+// fullSync is the primary's side: one pass over what the dirty map says, for a new peer everything,
+// each block at its place in the stream.
 // From before a block is read until it is sent, writes over it wait: what is read is the state
 // at the newest sealed segment, it is sent after that one, and nothing that changes it goes between.
 type fullSync struct {
@@ -27,29 +28,103 @@ type fullSync struct {
 	after   seglog.LSN // the segment after which it has its place
 	endSent bool
 	sent    int64
-	begun   int64
+	at      seglog.LSN // where the peer's chain goes on
+	ticket  uint64     // of the superblock that says what is lacked
+	from    int64      // when the block in hand was begun
+	rest    int64      // the next one begins then: the client goes first
 }
 
-// begin starts a full sync at the newest sealed segment: the peer's log goes on after it.
-func (s *fullSync) begin() (wire.Point, error) {
-	n := s.n
-	if s.buf == nil {
-		var err error
-		if s.buf, err = blk.Alloc(wire.RangeBytes + syncBytes + 4096); err != nil {
+// begin starts a sync at the newest sealed segment: the peer's log goes on after it. all: the peer
+// has nothing of use; else the dirty map says what it lacks.
+func (s *fullSync) begin(all bool) (wire.Point, error) {
+	if err := s.ready(); err != nil {
+		return wire.Point{}, err
+	}
+	n, d := s.n, s.n.log.Dirty()
+	at := n.log.Sealed()
+	h, _ := n.log.Hash(at)
+	if all {
+		n.log.Update(func(x *seglog.Super) { x.Marks |= seglog.PeerNeedsFullSync })
+		s.ticket = d.Begin(seglog.Point{LSN: at, PrevHash: h})
+		d.MarkAll()
+	} else {
+		// What the log holds beyond the peer's end is given up for it: it goes by the map, too.
+		if err := s.addLog(); err != nil {
+			return wire.Point{}, err
+		}
+		d.Point(seglog.Point{LSN: at, PrevHash: h})
+		s.ticket = n.log.Update(func(*seglog.Super) {})
+	}
+	d.SetResume(at, 0)
+	// Only now may the log give up what the map has to say.
+	for n.log.Kick(n.now); !d.Durable() || n.log.Updated() < s.ticket; n.log.Kick(n.now) {
+		if err := n.log.Err(); err != nil {
+			return wire.Point{}, err
+		}
+		if _, err := n.o.Drive(); err != nil {
 			return wire.Point{}, err
 		}
 	}
-	if s.reading {
-		return wire.Point{}, errors.New("the last full sync's read has not ended")
-	}
-	n.log.Update(func(x *seglog.Super) { x.Marks |= seglog.PeerNeedsFullSync })
-	at := n.log.Sealed()
-	h, _ := n.log.Hash(at)
 	n.ship.close()
-	n.ship.open(at)
-	n.ship.from(at)
-	s.active, s.next, s.have, s.endSent, s.sent, s.begun = true, 0, false, false, 0, n.now.Mono
+	if err := n.ship.from(at); err != nil {
+		return wire.Point{}, err
+	}
+	s.start(at, 0)
 	return wire.Point{LSN: at, Hash: h}, nil
+}
+
+// resume goes on with a sync that was interrupted: the peer is at lsn of this chain.
+func (s *fullSync) resume(lsn seglog.LSN) error {
+	if err := s.ready(); err != nil {
+		return err
+	}
+	at, off := s.n.log.Dirty().Resume()
+	if err := s.n.ship.from(lsn); err != nil {
+		return err
+	}
+	s.start(at, off)
+	return nil
+}
+
+func (s *fullSync) ready() (err error) {
+	if s.reading {
+		return errors.New("the last sync's read has not ended")
+	}
+	if s.buf == nil {
+		s.buf, err = blk.Alloc(wire.RangeBytes + syncBytes + 4096)
+	}
+	return err
+}
+
+func (s *fullSync) start(at seglog.LSN, next int64) {
+	s.active, s.at, s.next, s.have, s.endSent, s.sent, s.rest = true, at, next, false, false, 0, 0
+}
+
+// addLog enters what is in the log into the map, as far as the map does not have it: a sync starts at the newest segment.
+func (s *fullSync) addLog() error {
+	n, d := s.n, s.n.log.Dirty()
+	if Planted && Plant == "map-no-log" {
+		return nil
+	}
+	r := n.log.NewReader("map", n.log.First()-1)
+	for r.Position() < n.log.Sealed() {
+		g := r.Next(n.log.Sealed())
+		if g == nil {
+			if err := r.Err(); err != nil {
+				return errors.Join(err, r.Close())
+			}
+			if _, err := n.o.Drive(); err != nil {
+				return errors.Join(err, r.Close())
+			}
+			n.log.Kick(n.now)
+			continue
+		}
+		for i := range g.Records {
+			x := g.Record(i)
+			d.Mark(x.Offset, x.Length)
+		}
+	}
+	return r.Close()
 }
 
 // data is where blocks are read to: aligned, with room for the range in front.
@@ -67,26 +142,35 @@ func (s *fullSync) Complete(r *blk.Request) {
 }
 
 // kick reads the next block, when the last one is on its way.
-func (s *fullSync) kick() {
+func (s *fullSync) kick() (wake int64) {
 	n := s.n
+	wake = blk.Never
 	if s.have && !s.reading && s.req.Err != 0 && s.active {
 		s.have = false
 		n.cache.UnlockRange()
-		n.s.lost(fmt.Errorf("full sync: read [%d, +%d): %w", s.req.Offset, s.req.Length, s.req.Err))
-		return
+		n.s.lost(fmt.Errorf("sync: read [%d, +%d): %w", s.req.Offset, s.req.Length, s.req.Err))
+		return wake
 	}
 	size := n.cache.Info().SizeBytes
-	if !s.active || s.reading || s.have || s.next >= size || !n.s.up {
-		return
+	if !s.active || s.reading || s.have || s.next >= size || !n.s.up || n.log.Updated() < s.ticket {
+		return wake
 	}
-	k := min(int64(syncBytes), size-s.next)
-	s.after = n.log.Sealed()
+	if n.now.Mono < s.rest {
+		return s.rest
+	}
+	from, k := n.log.Dirty().Next(s.next, min(n.o.Sync.Block, syncBytes))
+	if s.next = from; k == 0 {
+		s.next = size
+		return n.now.Mono
+	}
+	s.after, s.from = n.log.Sealed(), n.now.Mono
 	if !(Planted && Plant == "no-lock") {
 		n.cache.LockRange(s.next, k)
 	}
 	s.req = blk.Request{Op: blk.Read, Offset: s.next, Length: k, Buf: s.data()[:k], Owner: s}
 	s.reading = true
 	n.cache.Submit(&s.req)
+	return wake
 }
 
 // send sends the block that was read, once everything sealed before it was sent, and the end.
@@ -96,7 +180,8 @@ func (s *fullSync) send() {
 		return
 	}
 	switch {
-	case s.have && n.ship.to >= s.after:
+	case s.have && n.ship.to >= s.after && n.log.Durable() >= s.after:
+		// Durable, because a block is not sent again when the sync goes on after a power cut here.
 		r := wire.Range{Offset: s.req.Offset, Length: s.req.Length, Zero: isZero(s.req.Buf)}
 		f := n.frameOf(wire.Resync)
 		f.Body = s.buf[4096-wire.RangeBytes : 4096+s.req.Length]
@@ -112,6 +197,9 @@ func (s *fullSync) send() {
 		s.have = false
 		s.next += s.req.Length
 		s.sent += s.req.Length
+		if n.now.Mono-n.cache.LastIO() < clientBusy {
+			s.rest = n.now.Mono + min(n.now.Mono-s.from, second) // half of the time is the client's alone
+		}
 		n.s.frames++ // the next read begins in the next kick, at once
 	case !s.have && s.next >= n.cache.Info().SizeBytes && !s.endSent && n.ship.to >= n.log.Sealed():
 		f := n.frameOf(wire.ResyncEnd)
@@ -134,6 +222,16 @@ func isZero(b []byte) bool {
 	return true
 }
 
+// clientBusy is how recently the client must have had a request in flight for a sync to yield to it, in ns.
+const clientBusy = 2_000_000
+
+// reached is told that the peer has everything up to off durably.
+func (s *fullSync) reached(off int64) {
+	if s.active {
+		s.n.log.Dirty().SetResume(s.at, off)
+	}
+}
+
 // whole is told when the peer's copy is complete and durable.
 func (s *fullSync) whole() {
 	if !s.active || !s.endSent {
@@ -141,16 +239,14 @@ func (s *fullSync) whole() {
 	}
 	n := s.n
 	s.active = false
-	n.clearing = n.log.Update(func(x *seglog.Super) { x.Marks &^= seglog.PeerNeedsFullSync })
+	n.log.Update(func(x *seglog.Super) { x.Marks &^= seglog.PeerNeedsFullSync })
+	n.clearing = n.log.Dirty().End()
 	n.event("full sync", "running", "complete", fmt.Sprintf("%d bytes", s.sent))
 }
 
-// lost ends a full sync: the next session begins another one.
+// lost interrupts a sync: the log is held from where the peer is, so that the next session goes on.
 func (s *fullSync) lost() {
-	if s.active {
-		s.active, s.endSent = false, false
-		s.n.ship.close()
-	}
+	s.active, s.endSent = false, false
 	if !s.reading {
 		s.have = false
 		s.n.cache.UnlockRange()

@@ -37,6 +37,27 @@ func (t *Timing) fill() {
 	}
 }
 
+// SyncSizes are how a full or map sync is cut up, in bytes; 0 is the default.
+type SyncSizes struct {
+	Block int64 // of one read, and frame
+	Step  int64 // what the peer makes durable, and says so, at one go
+}
+
+// Defaults of SyncSizes.
+const (
+	DefaultSyncBlock = 512 << 10
+	DefaultSyncStep  = 16 << 20
+)
+
+func (s *SyncSizes) fill() {
+	if s.Block == 0 {
+		s.Block = DefaultSyncBlock
+	}
+	if s.Step == 0 {
+		s.Step = DefaultSyncStep
+	}
+}
+
 // Event is one change of state, for the log.
 type Event struct{ What, Old, New, Reason string }
 
@@ -54,6 +75,7 @@ type Options struct {
 
 	StartAlone bool // the user says: serve although the peer cannot be asked
 	Reattached bool // the supervisor put this server in a dead one's place: serve at once
+	Sync       SyncSizes
 	Lost       bool // data disk or log is missing: the volume starts remote
 	Blank      bool // the log is missing too: the chain goes on where the peer's ends
 
@@ -76,6 +98,7 @@ type Node struct {
 	ship shipper
 	rx   receiver
 	full fullSync
+	fell fallen
 	peer PeerDisk
 	srv  server
 	give fetcher
@@ -105,6 +128,7 @@ type Node struct {
 // New assembles a node around a cache that nobody else drives.
 func New(o Options) (*Node, error) {
 	o.Timing.fill()
+	o.Sync.fill()
 	if o.Event == nil {
 		o.Event = func(Event) {}
 	}
@@ -112,7 +136,7 @@ func New(o Options) (*Node, error) {
 		return nil, errors.New("mirror: a node needs a cache, a drive and a source of randomness")
 	}
 	n := &Node{o: o, cache: o.Cache, log: o.Cache.Log(), primary: o.Primary}
-	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n = n, n, n, n, n, n, n
+	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n = n, n, n, n, n, n, n, n
 	n.cache.Follow(!n.primary)
 	n.cache.Hold(true)
 	if err := errors.Join(n.srv.open(), n.rx.open()); err != nil {
@@ -199,7 +223,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	if n.progress() != before {
 		wake = now.Mono // the policy above has not seen it yet
 	}
-	n.full.kick()
+	wake = min(wake, n.full.kick())
 	n.send()
 	if n.hasPeer() {
 		wake = min(wake, n.peer.Kick(now))
@@ -278,6 +302,8 @@ func (n *Node) frame(f *wire.Frame) {
 		n.mark(f)
 	case wire.MarkDone:
 		n.markDone(f)
+	case wire.Progress:
+		n.progressed(f)
 	default:
 		n.rx.frame(f)
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"syscall"
 
-	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror/wire"
 	"github.com/robib-ublk/robib/ublk/blk"
 )
@@ -58,7 +57,7 @@ func (p *PeerDisk) Submit(r *blk.Request) {
 // may reports whether the peer's copy can stand in for this one.
 func (p *PeerDisk) may() bool {
 	n := p.n
-	return n.primary && n.s.up && !n.s.tail && !n.full.active && n.marks()&seglog.PeerNeedsFullSync == 0
+	return n.primary && n.s.up && !n.s.tail && !n.full.active && !n.lacks()
 }
 
 // Kick answers what cannot wait any longer.

@@ -13,9 +13,6 @@ import (
 // more, the client would wait for the whole backlog.
 const bindLag = 64
 
-// logHigh is the occupancy in per cent above which an absent peer no longer holds the log.
-const logHigh = 75
-
 // policy moves the cache's two limits as mode and session say; it is the primary's.
 func (n *Node) policy() (wake int64) {
 	wake = blk.Never
@@ -54,7 +51,7 @@ func (n *Node) policy() (wake int64) {
 		n.tryBind()
 	}
 	n.clearMarks()
-	n.outOfLog()
+	n.fell.kick()
 	n.drain()
 	return wake
 }
@@ -88,7 +85,7 @@ func (n *Node) tryBind() {
 // durable, the marks cleared durably, in this order.
 func (n *Node) clearMarks() {
 	const alone = seglog.Degraded | seglog.Ahead
-	if !n.bound || n.ship.durable < n.boundAt || n.marks()&seglog.PeerNeedsFullSync != 0 {
+	if !n.bound || n.ship.durable < n.boundAt || n.lacks() {
 		return
 	}
 	drop := alone
@@ -102,7 +99,7 @@ func (n *Node) clearMarks() {
 
 // inSync reports whether the peer has, or will at once have, everything that was acknowledged.
 func (n *Node) inSync() bool {
-	return n.s.up && n.bound && n.ship.durable >= n.boundAt && n.marks()&(seglog.Degraded|seglog.PeerNeedsFullSync) == 0 && n.log.Updated() >= n.clearing
+	return n.s.up && n.bound && n.ship.durable >= n.boundAt && n.marks()&seglog.Degraded == 0 && !n.lacks() && n.log.Updated() >= n.clearing
 }
 
 // unbind makes acknowledgements independent of the peer, once a durable mark says so.
@@ -195,29 +192,10 @@ func (n *Node) fence(reason string) {
 	n.cache.Refuse(true)
 }
 
-// outOfLog stops holding the log for a peer that is away when the log fills: from then on it
-// needs a full sync, and the mark that says so is durable before the first segment goes.
-func (n *Node) outOfLog() {
-	if n.ship.r == nil || n.s.up {
-		return
-	}
-	used, of := n.log.Used()
-	if n.ship.dropping == 0 {
-		if used*100 < of*logHigh {
-			return
-		}
-		n.ship.dropping = n.log.Update(func(s *seglog.Super) { s.Marks |= seglog.PeerNeedsFullSync })
-		n.event("peer", "catches up from the log", "needs a full sync", fmt.Sprintf("the log is %d %% full", used*100/of))
-	}
-	if n.log.Updated() >= n.ship.dropping {
-		n.ship.close() // or at the next kick, when it is reading just now
-	}
-}
-
 // acked takes the peer's word on how far it is.
 func (n *Node) acked(f *wire.Frame) {
-	if !n.primary {
-		return
+	if !n.primary || n.s.tail {
+		return // the peer has more than this side, which is being brought level
 	}
 	if f.LSN > n.log.Sealed() || f.Durable > f.LSN {
 		n.s.lost(fmt.Errorf("the peer acknowledges LSN %d, which was never sent", max(f.LSN, f.Durable)))
@@ -234,6 +212,16 @@ func (n *Node) acked(f *wire.Frame) {
 	if f.Flags&ackWhole != 0 {
 		n.full.whole()
 	}
+}
+
+// progressed takes the peer's word on how much of a sync is durable there.
+func (n *Node) progressed(f *wire.Frame) {
+	r, _, err := wire.ParseRange(f.Body, n.cache.Info().SizeBytes)
+	if err != nil || !n.primary {
+		n.s.lost(errors.Join(errors.New("unexpected progress of a sync"), err))
+		return
+	}
+	n.full.reached(r.Offset + r.Length)
 }
 
 // Promote makes a secondary the primary. Its term is durable before it serves.

@@ -36,6 +36,13 @@ type receiver struct {
 	whole    bool   // to be told
 	ending   bool
 	endDone  bool
+
+	prepare  *wire.DecisionMsg // a map sync that begins once everything older is on the disk
+	term     seglog.Term       // with which
+	since    int64             // bytes of blocks since what was said to be durable
+	upTo     int64             // end of the last block
+	pausing  bool              // the disk is flushed before more is taken
+	progress int64             // to be told; 0: nothing
 }
 
 type resyncSlot struct {
@@ -63,7 +70,11 @@ func (x *receiver) Complete(r *blk.Request) {
 		x.n.Fail(fmt.Errorf("full sync: write the data disk: %w", r.Err))
 	}
 	if r.Tag == resyncSlots {
-		x.flushing, x.flushed = false, true
+		if x.flushing = false; x.pausing {
+			x.pausing, x.since, x.progress = false, 0, x.upTo
+		} else {
+			x.flushed = true
+		}
 		return
 	}
 	x.slots[r.Tag].busy = false
@@ -72,6 +83,10 @@ func (x *receiver) Complete(r *blk.Request) {
 
 // blocked reports whether a frame waits for room: nothing behind it is taken meanwhile.
 func (x *receiver) blocked() bool {
+	if x.prepare != nil || x.pausing {
+		x.n.s.heard = x.n.now.Mono // it is this side that takes nothing
+		return true
+	}
 	if !x.isHeld {
 		return false
 	}
@@ -102,11 +117,22 @@ func (x *receiver) agree(f *wire.Frame, d *wire.DecisionMsg) error {
 	x.told, x.toldRecv, x.isHeld, x.ended, x.whole = 0, 0, false, false, false
 	term := seglog.Term{Number: f.Term.Number, ID: f.Term.ID}
 	switch d.Way {
-	case wire.FullSync:
-		return x.beginSync(d, term)
-	case wire.TakeTail:
-		n.ship.from(d.At.LSN)
+	case wire.FullSync, wire.MapSync:
+		switch {
+		case d.Resume:
+			return x.resumeSync(d)
+		case d.Way == wire.FullSync:
+			return x.beginSync(d, term)
+		}
+		// The log ends here: what it holds must be on the disk before it is given up. All of it is
+		// on the primary's chain.
+		c := *d
+		x.prepare, x.term = &c, term
+		x.declare(n.log.Sealed())
+		n.cache.DestageAll(true)
 		return nil
+	case wire.TakeTail:
+		return n.ship.from(d.At.LSN)
 	}
 	x.syncing = false
 	if n.marks()&seglog.Inconsistent != 0 {
@@ -161,20 +187,39 @@ func (x *receiver) quiet() error {
 	return nil
 }
 
+// resumeSync goes on with a sync that was interrupted.
+func (x *receiver) resumeSync(d *wire.DecisionMsg) error {
+	n := x.n
+	if n.marks()&seglog.Inconsistent == 0 || n.log.Sealed() != d.At.LSN {
+		return fmt.Errorf("the primary goes on with a sync at LSN %d, this log ends at %d (%v)", d.At.LSN, n.log.Sealed(), n.marks())
+	}
+	n.ship.close()
+	x.begin()
+	return x.memory()
+}
+
+func (x *receiver) begin() {
+	x.syncing, x.flushed, x.ticket, x.since, x.upTo, x.pausing, x.progress = true, false, 0, 0, 0, false, 0
+}
+
+func (x *receiver) memory() (err error) {
+	if x.mem == nil {
+		x.mem, err = blk.Alloc(resyncSlots * syncBytes)
+	}
+	return err
+}
+
 // beginSync makes this copy durably inconsistent before anything of it is replaced.
 func (x *receiver) beginSync(d *wire.DecisionMsg, term seglog.Term) error {
 	n := x.n
 	if err := x.quiet(); err != nil {
 		return err
 	}
-	if x.mem == nil {
-		var err error
-		if x.mem, err = blk.Alloc(resyncSlots * syncBytes); err != nil {
-			return err
-		}
+	if err := x.memory(); err != nil {
+		return err
 	}
 	n.ship.close()
-	x.syncing, x.flushed, x.ticket = true, false, 0
+	x.begin()
 	mark := seglog.Inconsistent
 	if Planted && Plant == "no-inconsistent" {
 		mark = 0
@@ -237,6 +282,10 @@ func (x *receiver) resync(f *wire.Frame) {
 		x.out++
 		s.Op, s.Offset, s.Length, s.Buf, s.Owner = blk.Write, r.Offset, r.Length, b, x
 		n.cache.Below(&s.Request)
+		x.upTo = r.Offset + r.Length
+		if x.since += r.Length; x.since >= n.o.Sync.Step {
+			x.pausing = true
+		}
 		return
 	}
 	x.hold(f)
@@ -253,6 +302,8 @@ func (x *receiver) follow() {
 	if Planted && Plant == "destage-undeclared" {
 		n.cache.DestageLimit = n.log.Sealed()
 	}
+	x.prepareSync()
+	x.step()
 	x.finishSync()
 	if err := firstErr(n.cache.Lost()); err != nil && n.failed == nil {
 		n.s.goodbye("the secondary lost a disk: " + err.Error())
@@ -264,6 +315,32 @@ func (x *receiver) follow() {
 		f := n.frameOf(wire.MarkDone)
 		f.Flags = wire.FactEnd
 		n.s.conn.Send(f)
+	}
+}
+
+// prepareSync begins a map sync once the log holds nothing that the disk lacks.
+func (x *receiver) prepareSync() {
+	if x.prepare == nil || x.n.cache.Dirty() > 0 || x.n.cache.Busy() {
+		return
+	}
+	d := x.prepare
+	x.prepare = nil
+	x.n.cache.DestageAll(false)
+	if err := x.beginSync(d, x.term); err != nil {
+		x.n.s.lost(err)
+	}
+}
+
+// step makes what has come durable, so that an interrupted sync can go on behind it.
+func (x *receiver) step() {
+	if Planted && Plant == "progress-early" && x.pausing {
+		x.pausing, x.since, x.progress = false, 0, x.upTo
+		return
+	}
+	if x.pausing && x.out == 0 && !x.flushing {
+		x.flushing = true
+		x.flush.Op, x.flush.Owner = blk.Flush, x
+		x.n.cache.Below(&x.flush)
 	}
 }
 
@@ -279,7 +356,7 @@ func firstErr(a, b error) error {
 func (x *receiver) finishSync() {
 	n := x.n
 	switch {
-	case !x.syncing || !x.ended || x.out > 0 || x.isHeld || n.log.Durable() < x.endAt:
+	case !x.syncing || !x.ended || x.pausing || x.out > 0 || x.isHeld || n.log.Durable() < x.endAt:
 	case !x.flushed:
 		if !x.flushing {
 			x.flushing = true
@@ -299,6 +376,15 @@ func (x *receiver) ack() {
 	n := x.n
 	if n.primary {
 		return
+	}
+	if x.progress > 0 {
+		var b [wire.RangeBytes]byte
+		wire.Range{Offset: 0, Length: x.progress}.Put(b[:])
+		f := n.frameOf(wire.Progress)
+		f.Body = b[:]
+		if n.s.conn.Send(f) {
+			x.progress = 0
+		}
 	}
 	d, r := n.log.Durable(), n.log.Sealed()
 	if Planted && Plant == "ack-received" {
@@ -323,4 +409,9 @@ func (x *receiver) lost() {
 	if x.ticket == 0 {
 		x.syncing = false
 	}
+	if x.prepare != nil {
+		x.prepare = nil
+		x.n.cache.DestageAll(false)
+	}
+	x.progress = 0
 }

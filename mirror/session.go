@@ -106,12 +106,15 @@ func (n *Node) myHello() wire.HelloMsg {
 		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
 		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
 	h.New = !n.primary && sup.Volume == seglog.UUID{}
-	h.First.LSN = n.log.First()
-	h.First.Hash, _ = n.log.Hash(n.log.First() - 1)
+	h.First.LSN = n.oldest()
+	h.First.Hash, _ = n.log.Hash(h.First.LSN - 1)
 	h.Last.LSN = n.log.Sealed()
 	h.Last.Hash, _ = n.log.Hash(n.log.Sealed())
 	return h
 }
+
+// oldest is the oldest segment that will stay in the log as long as somebody wants it.
+func (n *Node) oldest() seglog.LSN { return max(n.log.First(), n.log.Super().Start.LSN) }
 
 func (s *session) recv() (wire.Frame, bool) {
 	if s.conn == nil {
@@ -228,7 +231,7 @@ func (s *session) gotHello(f *wire.Frame) error {
 
 // know looks whether the peer's point lies on this log's chain.
 func (s *session) know(p wire.Point) {
-	if h, ok := s.n.log.Hash(p.LSN); ok && h == p.Hash {
+	if h, ok := s.n.log.Hash(p.LSN); ok && h == p.Hash && p.LSN+1 >= s.n.oldest() {
 		s.view.Common, s.view.Known = max(s.view.Common, p.LSN), true
 	}
 }
@@ -264,6 +267,7 @@ func (s *session) gotProbe(f *wire.Frame) error {
 func (s *session) decide() error {
 	n := s.n
 	s.view.Me = n.myHello()
+	s.mapView()
 	v, reason := decide(s.view)
 	old := "connecting"
 	d := wire.DecisionMsg{Mode: uint8(n.o.Mode), Volume: n.log.Super().Volume, Reason: reason}
@@ -284,18 +288,30 @@ func (s *session) decide() error {
 	case TakesTail:
 		d.Way, d.At.LSN = wire.TakeTail, n.log.Sealed()
 		s.tail, s.tailTo = true, s.view.Peer.Last.LSN
-	case FullSyncs:
-		d.Way = wire.FullSync
-		at, err := n.full.begin()
+	case FullSyncs, MapSyncs:
+		if d.Way = wire.FullSync; v == MapSyncs {
+			d.Way = wire.MapSync
+		}
+		at, err := n.full.begin(v == FullSyncs)
 		if err != nil {
 			return err
 		}
 		d.At = at
+	case Resumes:
+		d.Way, d.Resume, d.At = wire.FullSync, true, s.view.Peer.Last
+		if err := n.full.resume(d.At.LSN); err != nil {
+			return err
+		}
 	case Streams, CutStream:
 		d.Way, d.Cut = wire.Stream, v == CutStream
 		d.At.LSN = s.view.Common
 		d.At.Hash, _ = n.log.Hash(s.view.Common)
-		n.ship.from(s.view.Common)
+		if err := n.ship.from(s.view.Common); err != nil {
+			return err
+		}
+		if n.log.Dirty().Active() {
+			n.clearing = n.log.Dirty().End() // all that it says lies before the peer's end
+		}
 	}
 	s.tell(d)
 	s.up, s.since = true, n.now.Mono
@@ -306,6 +322,15 @@ func (s *session) decide() error {
 		n.sessionUp(v)
 	}
 	return nil
+}
+
+// mapView says what the dirty map is good for with this peer.
+func (s *session) mapView() {
+	d, p := s.n.log.Dirty(), &s.view.Peer
+	at, off := d.Resume()
+	follows := d.Active() && s.view.Known && s.view.Common == p.Last.LSN && at > 0 && p.Last.LSN >= at
+	s.view.MapGood = d.Knows(p.Last.LSN, p.Last.Hash) || follows
+	s.view.CanResume = follows && off > 0
 }
 
 func (s *session) tell(d wire.DecisionMsg) {
@@ -321,7 +346,7 @@ func (s *session) ask() error {
 		return s.decide()
 	}
 	n, p := s.n, s.view.Peer
-	lo, hi := max(n.log.First()-1, p.First.LSN-1), min(n.log.Sealed(), p.Last.LSN)
+	lo, hi := max(n.oldest()-1, p.First.LSN-1), min(n.log.Sealed(), p.Last.LSN)
 	var pts []wire.Point
 	for lsn := hi; lsn+1 > lo && len(pts) < wire.MaxPoints; lsn-- {
 		pts = append(pts, wire.Point{LSN: lsn})

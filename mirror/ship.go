@@ -1,6 +1,8 @@
 package mirror
 
 import (
+	"fmt"
+
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror/wire"
 )
@@ -12,7 +14,6 @@ type shipper struct {
 	to       seglog.LSN // all up to it were sent in this session
 	received seglog.LSN
 	durable  seglog.LSN // remote durable
-	dropping uint64     // ticket after which the reader goes
 }
 
 // open makes the reader that keeps what the peer lacks in the log.
@@ -22,13 +23,20 @@ func (p *shipper) open(from seglog.LSN) {
 	}
 }
 
-// from makes the stream go on after lsn, which the peer holds durably.
-func (p *shipper) from(lsn seglog.LSN) {
+// from makes the stream go on after lsn, which the peer holds durably and this log reaches back to.
+func (p *shipper) from(lsn seglog.LSN) error {
+	if p.r != nil && p.r.Kept() > lsn {
+		p.close() // it had given up more, for the dirty map
+	}
 	p.open(lsn)
 	p.r.Rewind(lsn)
 	p.r.Release(lsn)
+	if p.r.Position() != lsn {
+		return fmt.Errorf("the log is still being read behind LSN %d", lsn)
+	}
 	p.to = lsn
-	p.received, p.durable, p.dropping = lsn, lsn, 0
+	p.received, p.durable = lsn, lsn
+	return nil
 }
 
 // skip makes the stream go on after lsn, which this log has from the peer.

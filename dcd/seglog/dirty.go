@@ -51,7 +51,7 @@ const (
 
 func (l *Log) openDirty(drive blk.Drive) (err error) {
 	d := &l.dirty
-	d.l, d.unit = l, dirtyUnit
+	d.l, d.unit = l, dirtyPage
 	pages := func() int64 {
 		d.bits = (l.super.DiskBytes + d.unit - 1) / d.unit
 		return 1 + (d.bits+dirtyBits-1)/dirtyBits
@@ -175,10 +175,11 @@ func (d *Dirty) clear() {
 	d.wrong, d.n, d.points, d.resumeAt, d.resume = 0, 0, d.points[:0], 0, 0
 }
 
-// Point says that the map is good for a peer whose chain ends at p, too. Only the newest ones are kept.
+// Point says that the map is good for a peer whose chain ends at p, too. When there are too many the
+// newest takes the place of the one before: a peer that was lost is near the oldest.
 func (d *Dirty) Point(p Point) {
 	if len(d.points) == dirtyPoints {
-		d.points = append(d.points[:0], d.points[1:]...)
+		d.points = d.points[:dirtyPoints-1]
 	}
 	d.points = append(d.points, p)
 	d.touch(0)

@@ -52,11 +52,11 @@ func ranges(d *Dirty) (list [][2]int64) {
 
 // What is marked and durable is there after a power cut; a map that was ended, or begun anew, is not.
 func TestDirtyMapSurvives(t *testing.T) {
-	const unit = dirtyUnit
 	w := blktest.NewWorld(1)
-	const size = 10 << 30 // 163,840 bits: six pages
+	const size = 10 << 30 // several pages of bits
 	dev, l := mapped(t, w, size)
 	d := l.Dirty()
+	unit := d.unit
 	ticket := d.Begin(Point{LSN: 7, PrevHash: 70})
 	d.Mark(5*unit+512, 512)
 	d.Mark(9*unit-1, 2)
@@ -89,10 +89,10 @@ func TestDirtyMapSurvives(t *testing.T) {
 
 // A page that is torn or rotten counts as dirty altogether, never as clean.
 func TestDirtyMapDamaged(t *testing.T) {
-	const unit = dirtyUnit
 	w := blktest.NewWorld(2)
 	dev, l := mapped(t, w, 10<<30)
 	d := l.Dirty()
+	unit := d.unit
 	ticket := d.Begin(Point{LSN: 7, PrevHash: 70})
 	d.Mark(5*unit, 512)
 	settle(t, w, l, ticket)

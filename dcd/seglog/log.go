@@ -98,6 +98,9 @@ func (l *Log) InFlight() int {
 	return 0
 }
 
+// Busy reports whether anything is on its way to the device.
+func (l *Log) Busy() bool { return l.appBusy || l.sup.busy || l.sums.busy || l.dirty.busy }
+
 // Unwritten reports whether sealed segments are still on their way to a device that works.
 func (l *Log) Unwritten() bool { return l.durable < l.sealed && l.failed == nil }
 
@@ -469,7 +472,7 @@ func (l *Log) LoseDevice() {
 
 // Close gives memory back; nothing may be in flight.
 func (l *Log) Close() error {
-	if l.appBusy || l.sup.busy || l.sums.busy || l.dirty.busy {
+	if l.Busy() {
 		return fmt.Errorf("seglog: closed with an append in flight")
 	}
 	for _, r := range l.readers {

@@ -307,7 +307,7 @@ func (l *Log) Cut(after LSN, drive blk.Drive) error {
 	if after < l.first-1 || after > l.sealed {
 		return fmt.Errorf("seglog: cannot cut after %d: the log holds %d to %d", after, l.first, l.sealed)
 	}
-	if l.appBusy || l.sums.busy {
+	if l.Busy() {
 		return errors.New("seglog: cut with an append in flight")
 	}
 	p, newest := l.pointAfter(after), l.sealed
@@ -348,7 +348,7 @@ func (l *Log) Cut(after LSN, drive blk.Drive) error {
 // header hash is p.PrevHash; p.Pos is not looked at. change may set further fields of the same
 // durable superblock. What a diverged history left in the ring is overwritten.
 func (l *Log) Reset(p Point, change func(s *Super), drive blk.Drive) error {
-	if l.appBusy || l.sup.busy || l.sums.busy {
+	if l.Busy() {
 		return errors.New("seglog: reset with an append in flight")
 	}
 	old := l.sealed

@@ -82,7 +82,7 @@ func (p *Pair) disturb() {
 		p.Mode = mirror.Mode(1 + p.W.Rand.IntN(3))
 		p.M[0].Node.SetMode(p.Mode)
 	}
-	switch p.W.Rand.IntN(6) {
+	switch p.W.Rand.IntN(8) {
 	case 0:
 		p.Net.Break()
 		turns(100)
@@ -101,6 +101,66 @@ func (p *Pair) disturb() {
 		p.Crash(1)
 		turns(5)
 		p.Start(1)
+	case 6, 7:
+		p.fallOut()
+	}
+}
+
+// fallOut keeps the secondary away, or cut off, until the primary's log is full, and disturbs the
+// sync that follows.
+func (p *Pair) fallOut() {
+	away := p.W.Rand.IntN(2) == 0
+	if away {
+		p.Crash(1)
+	} else {
+		p.Net.Cut = [2]bool{true, true}
+	}
+	begun := p.M[0].Cache.Log().Head()
+	for n := 0; n < 6000 && p.M[0].Cache.Log().Head() < begun+2*LogBytes; n++ {
+		p.Load.Left = max(p.Load.Left, 20)
+		p.Turn()
+		if p.W.Rand.IntN(800) == 0 {
+			p.crashPrimary1(!away)
+		}
+	}
+	p.Net.Cut = [2]bool{}
+	if away {
+		p.Start(1)
+	}
+	for range p.W.Rand.IntN(4) {
+		for range p.W.Rand.IntN(300) {
+			p.Turn()
+		}
+		switch p.W.Rand.IntN(6) {
+		case 0, 1, 2:
+			p.Net.Break()
+		case 3:
+			p.Crash(1)
+			p.Start(1)
+		case 4:
+			p.crashPrimary1(true)
+		}
+	}
+}
+
+// crashPrimary1 is crashPrimary where the primary may have to start without its peer.
+func (p *Pair) crashPrimary1(up bool) {
+	p.Crash(0)
+	p.Load = nil
+	p.Start(0)
+	if p.M[0].Cache.Log().Super().Marks&seglog.Degraded == 0 {
+		p.Net.Cut = [2]bool{} // it has to ask
+		if !up {
+			p.Start(1)
+			up = true
+		}
+	}
+	p.until("the primary serves again", func() bool { return p.M[0].Node.Ready() })
+	if err := p.Oracle.Pin(p.readAll(0), 0); err != nil {
+		fail("the primary after its crash: %v", err)
+	}
+	if p.M[1].Node != nil && !up {
+		p.Crash(1)
 	}
 }
 
@@ -208,17 +268,27 @@ func (p *Pair) failover() {
 }
 
 // regressions are seeds that once failed.
-var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596}, mirror.Async: {14, 119}}
+var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596}, mirror.Async: {14, 119}, mirror.SemiSync: {227, 1180}}
 
 func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {
 		n, seen, sessions := blktest.Seeds(t, 150), map[uint64]bool{}, 0
+		ways := map[string]int{}
 		one := func(seed uint64) {
 			p, err := run(seed, mode)
 			if err != nil {
 				t.Fatalf("%v: %v", mode, err)
 			}
 			seen[p.W.Trace] = true
+			for _, e := range p.Events {
+				if _, way, ok := strings.Cut(e, "→up: "); ok {
+					for _, w := range []string{"stream", "cut and stream", "full sync", "map sync", "go on with the sync", "take the peer's tail"} {
+						if strings.HasPrefix(way, w+" ") {
+							ways[w]++
+						}
+					}
+				}
+			}
 			for _, m := range p.M {
 				if m.Node != nil {
 					sessions += m.Node.Status().Sessions
@@ -235,6 +305,11 @@ func TestSimulation(t *testing.T) {
 		if p, err := run(1, mode); err != nil || !seen[p.W.Trace] {
 			t.Fatalf("%v: seed 1 is not deterministic (%v)", mode, err)
 		}
-		t.Logf("%v: %d seeds, %d distinct histories, %d sessions in the last lives", mode, n, len(seen), sessions)
+		t.Logf("%v: %d seeds, %d distinct histories, %d sessions in the last lives; %v", mode, n, len(seen), sessions, ways)
+		for _, w := range []string{"stream", "full sync", "map sync", "go on with the sync"} {
+			if ways[w] == 0 {
+				t.Errorf("%v: no session went on by a %s", mode, w)
+			}
+		}
 	}
 }

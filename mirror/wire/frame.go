@@ -32,6 +32,7 @@ const (
 	MarkDone    Kind = 12
 	Goodbye     Kind = 13 // the sender ends the session; Body is the reason
 	Fetch       Kind = 14 // instead of a hello: the segment LSN of volume Body, for a log that is damaged
+	Progress    Kind = 15 // a full or map sync is durable on the sender's disk up to the end of the range in Body
 )
 
 // MaxBody bounds a frame's body.
@@ -104,7 +105,7 @@ func ParseHead(b []byte) (f Frame, n int, err error) {
 	f = Frame{Kind: Kind(b[4]), Flags: b[5], Term: Term{le.Uint64(b[16:]), le.Uint64(b[24:])}, LSN: le.Uint64(b[32:]), Durable: le.Uint64(b[40:]), Sent: int64(le.Uint64(b[48:]))}
 	size := le.Uint32(b[8:])
 	switch {
-	case f.Kind < Hello || f.Kind > Fetch:
+	case f.Kind < Hello || f.Kind > Progress:
 		return f, 0, fmt.Errorf("%w: %d", ErrKind, f.Kind)
 	case size > MaxBody:
 		return f, 0, fmt.Errorf("%w: %d bytes", ErrTooBig, size)

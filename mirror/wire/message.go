@@ -118,12 +118,14 @@ const (
 	FullSync Way = 2 // everything; the log goes on after LSN with Hash
 	TakeTail Way = 3 // the peer's segments after LSN come to this primary, which does not serve yet
 	Refuse   Way = 4
+	MapSync  Way = 5 // what the primary's dirty map says; the log goes on after LSN with Hash
 )
 
 // DecisionMsg is the primary's decision.
 type DecisionMsg struct {
 	Way    Way
 	Cut    bool // first cut everything after At.LSN, durably
+	Resume bool // a FullSync or MapSync that was interrupted goes on: the copy stays as it is
 	At     Point
 	Mode   uint8
 	Volume [16]byte
@@ -138,6 +140,9 @@ func (d *DecisionMsg) Encode() []byte {
 		b[1] = 1
 	}
 	b[2] = d.Mode
+	if d.Resume {
+		b[3] = 1
+	}
 	le.PutUint64(b[8:], d.At.LSN)
 	le.PutUint64(b[16:], d.At.Hash)
 	copy(b[24:], d.Volume[:])
@@ -152,9 +157,9 @@ func DecodeDecision(b []byte) (d DecisionMsg, err error) {
 	if len(b) < 40 || len(b) > 40+MaxReason {
 		return d, fmt.Errorf("%w: decision of %d bytes", ErrBody, len(b))
 	}
-	d = DecisionMsg{Way: Way(b[0]), Cut: b[1] == 1, Mode: b[2], At: Point{le.Uint64(b[8:]), le.Uint64(b[16:])}, Reason: string(b[40:])}
+	d = DecisionMsg{Way: Way(b[0]), Cut: b[1] == 1, Mode: b[2], Resume: b[3] == 1, At: Point{le.Uint64(b[8:]), le.Uint64(b[16:])}, Reason: string(b[40:])}
 	copy(d.Volume[:], b[24:])
-	if d.Way < Stream || d.Way > Refuse {
+	if d.Way < Stream || d.Way > MapSync {
 		return d, fmt.Errorf("%w: decision %d", ErrBody, d.Way)
 	}
 	return d, nil
