@@ -80,13 +80,30 @@ func decide(v View) (Verdict, string) {
 	case !v.Known && !v.None:
 		return AsksMore, "where do the two chains part?"
 	case v.None:
-		return Diverges, "the two logs have nothing in common"
+		return parted(p, "the two logs have nothing in common")
 	case v.Common == p.Last.LSN:
 		return Streams, fmt.Sprintf("the peer is level up to LSN %d of %d", v.Common, me.Last.LSN)
 	case !me.Serving && v.Common == me.Last.LSN:
 		return TakesTail, fmt.Sprintf("the peer has LSN %d to %d, which this log lost", v.Common+1, p.Last.LSN)
-	case p.Declared <= v.Common && p.Destaged <= v.Common && (p.Term == me.Term || peerMarks&seglog.Ahead == 0):
+	case declared(p) <= v.Common && p.Destaged <= v.Common && (p.Term == me.Term || peerMarks&seglog.Ahead == 0):
 		return CutStream, fmt.Sprintf("the peer's LSN %d to %d were never acknowledged", v.Common+1, p.Last.LSN)
 	}
-	return Diverges, fmt.Sprintf("both wrote after LSN %d", v.Common)
+	return parted(p, fmt.Sprintf("both wrote after LSN %d", v.Common))
+}
+
+// declared is the newest LSN that the peer's chain says was durable at another machine, or was acknowledged. A
+// primary that was demoted has declared its own segments, and acknowledged none of them alone unless it is ahead.
+func declared(p *wire.HelloMsg) uint64 {
+	if m := seglog.Marks(p.Marks); m&seglog.Demoted != 0 && m&seglog.Ahead == 0 {
+		return 0
+	}
+	return p.Declared
+}
+
+// parted is what to do about two histories: nothing, unless the user gave one of them up.
+func parted(p *wire.HelloMsg, reason string) (Verdict, string) {
+	if p.Discard {
+		return FullSyncs, reason + ", and the user discards what the peer has"
+	}
+	return Diverges, reason
 }

@@ -73,6 +73,7 @@ type Options struct {
 	Event   func(Event)
 	Timing  Timing
 
+	Discard    bool // the user says: what only this secondary has is given up
 	StartAlone bool // the user says: serve although the peer cannot be asked
 	Reattached bool // the supervisor put this server in a dead one's place: serve at once
 	Sync       SyncSizes

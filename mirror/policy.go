@@ -244,8 +244,11 @@ func (n *Node) Promote(force bool) error {
 	n.cache.Hold(true)
 	n.promoting = n.log.Update(func(s *seglog.Super) {
 		s.Term = seglog.Term{Number: s.Term.Number + 1, ID: n.o.Random() | 1}
-		s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead | seglog.PeerNeedsFullSync
+		s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead
 	})
+	// The old primary had everything that is not in this log any more: it was declared durable there.
+	n.ship.close()
+	n.ship.open(n.oldest() - 1)
 	n.event("role", "secondary", "primary", fmt.Sprintf("promoted at LSN %d, term %d", n.log.Sealed(), n.term().Number))
 	return nil
 }

@@ -147,26 +147,48 @@ func (x *receiver) agree(f *wire.Frame, d *wire.DecisionMsg) error {
 		return fmt.Errorf("the primary streams from LSN %d, this log ends at %d", d.At.LSN, n.log.Sealed())
 	}
 	n.ship.close()
-	if n.log.Super().Term != term {
-		return n.log.Sync(n.log.Update(func(s *seglog.Super) { s.Term = term }), n.o.Drive)
+	const own = seglog.Demoted | seglog.Ahead | seglog.Degraded | seglog.HasPeer
+	if n.log.Super().Term != term || n.marks()&own != 0 {
+		return n.log.Sync(n.log.Update(func(s *seglog.Super) {
+			s.Term = term
+			s.Marks &^= own
+		}), n.o.Drive)
 	}
 	return nil
+}
+
+// keep hands the segments after lsn to whoever keeps what is given up.
+func (x *receiver) keep(lsn seglog.LSN) error {
+	n := x.n
+	if n.o.Keep == nil || lsn >= n.log.Sealed() {
+		return nil
+	}
+	r := n.log.NewReader("keep", lsn)
+	for r.Position() < n.log.Sealed() {
+		if s := r.Next(n.log.Sealed()); s != nil {
+			n.o.Keep(s.Raw)
+			continue
+		}
+		if err := r.Err(); err != nil {
+			n.event("log", "", "part of what is given up cannot be kept", err.Error())
+			break
+		}
+		if _, err := n.o.Drive(); err != nil {
+			return errors.Join(err, r.Close())
+		}
+		n.log.Kick(n.now)
+	}
+	return r.Close()
 }
 
 // cut removes a tail that was never acknowledged, durably, after it was kept aside.
 func (x *receiver) cut(after seglog.LSN) error {
 	n := x.n
 	n.event("log", fmt.Sprintf("LSN %d", n.log.Sealed()), fmt.Sprintf("LSN %d", after), "the primary never had the tail, and it was never acknowledged")
-	if n.o.Keep != nil {
-		for lsn := after + 1; lsn <= n.log.Sealed(); lsn++ {
-			if s, ok := n.log.Lookup(lsn); ok {
-				if b := n.log.RAM(s.Pos, s.Bytes); b != nil {
-					n.o.Keep(b)
-				}
-			}
-		}
-	}
 	if err := x.quiet(); err != nil {
+		return err
+	}
+	if err := x.keep(after); err != nil {
 		return err
 	}
 	return n.cache.Cut(after, n.o.Drive)
@@ -193,6 +215,9 @@ func (x *receiver) resumeSync(d *wire.DecisionMsg) error {
 	if n.marks()&seglog.Inconsistent == 0 || n.log.Sealed() != d.At.LSN {
 		return fmt.Errorf("the primary goes on with a sync at LSN %d, this log ends at %d (%v)", d.At.LSN, n.log.Sealed(), n.marks())
 	}
+	if err := x.quiet(); err != nil {
+		return err
+	}
 	n.ship.close()
 	x.begin()
 	return x.memory()
@@ -217,6 +242,13 @@ func (x *receiver) beginSync(d *wire.DecisionMsg, term seglog.Term) error {
 	}
 	if err := x.memory(); err != nil {
 		return err
+	}
+	if n.o.Discard {
+		n.event("log", fmt.Sprintf("LSN %d", n.log.Sealed()), fmt.Sprintf("LSN %d", d.Common), "the user discards what only this side has")
+		if err := x.keep(d.Common); err != nil {
+			return err
+		}
+		n.o.Discard = false
 	}
 	n.ship.close()
 	x.begin()
@@ -413,5 +445,5 @@ func (x *receiver) lost() {
 		x.prepare = nil
 		x.n.cache.DestageAll(false)
 	}
-	x.progress = 0
+	x.pausing, x.progress = false, 0 // a flush that ends later says nothing in the next session
 }

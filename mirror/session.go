@@ -22,17 +22,18 @@ type session struct {
 	tail   bool // the peer's tail is coming: segments are taken by a primary
 	tailTo seglog.LSN
 
-	nextDial int64
-	dialing  bool
-	backoff  int64
-	heard    int64 // when the last frame came
-	beaten   int64 // when the last heartbeat went
-	rtt      int64
-	lastErr  string
-	since    int64 // when the session came up, or was lost
-	diverged string
-	frames   int
-	sessions int
+	nextDial   int64
+	dialing    bool
+	backoff    int64
+	heard      int64 // when the last frame came
+	beaten     int64 // when the last heartbeat went
+	rtt        int64
+	lastErr    string
+	since      int64 // when the session came up, or was lost
+	diverged   string
+	peerSealed seglog.LSN // newest segment that the primary is known to have
+	frames     int
+	sessions   int
 }
 
 // kick meets the peer: dials at the deadline, takes connections, looks at the clock.
@@ -105,6 +106,7 @@ func (n *Node) myHello() wire.HelloMsg {
 	h := wire.HelloMsg{Version: wire.Version, MinVersion: wire.MinVersion, Volume: sup.Volume, Session: n.s.id, Primary: n.primary, Serving: n.ready && n.primary,
 		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
 		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
+	h.Discard = n.o.Discard && !n.primary
 	h.New = !n.primary && sup.Volume == seglog.UUID{}
 	h.First.LSN = n.oldest()
 	h.First.Hash, _ = n.log.Hash(h.First.LSN - 1)
@@ -123,6 +125,9 @@ func (s *session) recv() (wire.Frame, bool) {
 	f, ok := s.conn.Recv()
 	if ok {
 		s.heard = s.n.now.Mono
+		if s.up && f.Kind != wire.Ack {
+			s.peerSealed = max(s.peerSealed, f.LSN)
+		}
 	}
 	return f, ok
 }
@@ -270,7 +275,7 @@ func (s *session) decide() error {
 	s.mapView()
 	v, reason := decide(s.view)
 	old := "connecting"
-	d := wire.DecisionMsg{Mode: uint8(n.o.Mode), Volume: n.log.Super().Volume, Reason: reason}
+	d := wire.DecisionMsg{Mode: uint8(n.o.Mode), Volume: n.log.Super().Volume, Common: s.view.Common, Reason: reason}
 	switch v {
 	case AsksMore:
 		return s.ask()

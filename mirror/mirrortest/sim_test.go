@@ -268,7 +268,7 @@ func (p *Pair) failover() {
 }
 
 // regressions are seeds that once failed.
-var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596}, mirror.Async: {14, 119}, mirror.SemiSync: {227, 1180}}
+var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596, 1385}, mirror.Async: {14, 119}, mirror.SemiSync: {227, 1180}}
 
 func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {

@@ -18,6 +18,7 @@ type HelloMsg struct {
 	Primary             bool
 	Serving             bool // a primary that has acknowledged anything since its start
 	New                 bool // a secondary that has never met its primary
+	Discard             bool // a secondary whose user gives up what only it has
 	Mode                uint8
 	Marks               uint32
 	DiskBytes           uint64
@@ -42,7 +43,7 @@ func (h *HelloMsg) Encode() []byte {
 	le.PutUint64(b[16:], h.Offered)
 	copy(b[24:], h.Volume[:])
 	copy(b[40:], h.Session[:])
-	for i, f := range []bool{h.Primary, h.Serving, h.New} {
+	for i, f := range []bool{h.Primary, h.Serving, h.New, h.Discard} {
 		if f {
 			b[56] |= 1 << i
 		}
@@ -75,7 +76,7 @@ func DecodeHello(b []byte) (h HelloMsg, err error) {
 	h.Connection, h.Required, h.Offered = le.Uint32(b[4:]), le.Uint64(b[8:]), le.Uint64(b[16:])
 	copy(h.Volume[:], b[24:])
 	copy(h.Session[:], b[40:])
-	h.Primary, h.Serving, h.New = b[56]&1 != 0, b[56]&2 != 0, b[56]&4 != 0
+	h.Primary, h.Serving, h.New, h.Discard = b[56]&1 != 0, b[56]&2 != 0, b[56]&4 != 0, b[56]&8 != 0
 	h.Mode, h.Marks, h.DiskBytes, h.DiskBlock, h.LogBlock, h.MaxSegment = b[57], le.Uint32(b[60:]), le.Uint64(b[64:]), le.Uint32(b[72:]), le.Uint32(b[76:]), le.Uint32(b[80:])
 	v := func(i int) uint64 { return le.Uint64(b[88+8*i:]) }
 	h.Term = Term{v(0), v(1)}
@@ -129,12 +130,13 @@ type DecisionMsg struct {
 	At     Point
 	Mode   uint8
 	Volume [16]byte
+	Common uint64 // the newest LSN that both chains have: what the copy has beyond is given up
 	Reason string
 }
 
 // Encode gives the message's bytes.
 func (d *DecisionMsg) Encode() []byte {
-	b := make([]byte, 40, 40+len(d.Reason))
+	b := make([]byte, decisionBytes, decisionBytes+len(d.Reason))
 	b[0] = byte(d.Way)
 	if d.Cut {
 		b[1] = 1
@@ -146,18 +148,21 @@ func (d *DecisionMsg) Encode() []byte {
 	le.PutUint64(b[8:], d.At.LSN)
 	le.PutUint64(b[16:], d.At.Hash)
 	copy(b[24:], d.Volume[:])
+	le.PutUint64(b[40:], d.Common)
 	return append(b, d.Reason[:min(len(d.Reason), MaxReason)]...)
 }
+
+const decisionBytes = 48
 
 // MaxReason bounds a reason.
 const MaxReason = 512
 
 // DecodeDecision decodes a decision.
 func DecodeDecision(b []byte) (d DecisionMsg, err error) {
-	if len(b) < 40 || len(b) > 40+MaxReason {
+	if len(b) < decisionBytes || len(b) > decisionBytes+MaxReason {
 		return d, fmt.Errorf("%w: decision of %d bytes", ErrBody, len(b))
 	}
-	d = DecisionMsg{Way: Way(b[0]), Cut: b[1] == 1, Mode: b[2], Resume: b[3] == 1, At: Point{le.Uint64(b[8:]), le.Uint64(b[16:])}, Reason: string(b[40:])}
+	d = DecisionMsg{Way: Way(b[0]), Cut: b[1] == 1, Mode: b[2], Resume: b[3] == 1, At: Point{le.Uint64(b[8:]), le.Uint64(b[16:])}, Common: le.Uint64(b[40:]), Reason: string(b[decisionBytes:])}
 	copy(d.Volume[:], b[24:])
 	if d.Way < Stream || d.Way > MapSync {
 		return d, fmt.Errorf("%w: decision %d", ErrBody, d.Way)
