@@ -55,7 +55,7 @@ func (m *making) request(role volume.Role) (volume.Request, error) {
 // AddCmd makes or reopens a volume on the machine that uses it.
 type AddCmd struct {
 	making
-	Remote     string `help:"The machine that holds the second copy, HOST:PORT." placeholder:"ADDR"`
+	Remote     string `help:"The machine that holds the second copy, HOST:PORT; several addresses of it, separated by commas, are tried in turn, the last good one first." placeholder:"ADDR,..."`
 	Pair       string `help:"The pairing token that serve printed, or - to read it from standard input." placeholder:"TOKEN"`
 	Mode       string `help:"What an acknowledged write stands for: sync (durable on both machines, the default), semisync (durable here, received there) or async (durable here)." placeholder:"MODE"`
 	ID         int    `default:"-1" help:"The N of /dev/ublkbN; -1 takes the first that is free."`
@@ -76,8 +76,12 @@ func (a *AddCmd) Run(cli *CLI) error {
 		}
 		q.Mode = m.String()
 	}
-	if a.Remote != "" && !strings.Contains(a.Remote, ":") {
-		return volume.Usagef("--remote %s: want HOST:PORT", a.Remote)
+	if a.Remote != "" {
+		addrs, err := link.ParseAddresses(a.Remote)
+		if err != nil {
+			return volume.Usagef("--remote: %v", err)
+		}
+		a.Remote = strings.Join(addrs, ",")
 	}
 	if a.Pair != "" && a.Remote == "" {
 		return volume.Usagef("--pair needs --remote")
@@ -116,7 +120,11 @@ func (a *AddCmd) pair() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
-	if _, err := link.Pair(ctx, a.Remote, strings.TrimSpace(token), key, trust, a.Remote); err != nil {
+	addrs, err := link.ParseAddresses(a.Remote)
+	if err != nil {
+		return err
+	}
+	if _, err := link.Pair(ctx, addrs, strings.TrimSpace(token), key, trust, a.Remote); err != nil {
 		return fmt.Errorf("pair with %s: %w", a.Remote, err)
 	}
 	return nil

@@ -117,6 +117,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 	switch {
 	case s.Remote != "":
 		row("remote", "%s  mode %s", s.Remote, s.Mode)
+		if s.RemoteInUse != "" {
+			row("in_use", "%s  connected to %s", s.RemoteInUse, s.Peer)
+		}
 	case s.Listen != "":
 		row("listen", "%s  mode %s", s.Listen, s.Mode)
 	}

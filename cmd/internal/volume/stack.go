@@ -209,6 +209,7 @@ func parseUUID(text string) (u seglog.UUID) {
 type network struct {
 	dial   *link.Dialer
 	listen *link.Listener
+	using  string // the address that the newest connection was made to
 }
 
 // openNetwork makes the volume's end of the network; nil when no peer is configured.
@@ -221,7 +222,11 @@ func openNetwork(l *uring.Loop, c *Config) (*network, error) {
 		return nil, err
 	}
 	if c.Remote != "" {
-		d := link.NewDialer(l, c.Remote, key, trust)
+		addrs, err := link.ParseAddresses(c.Remote)
+		if err != nil {
+			return nil, err
+		}
+		d := link.NewDialer(l, addrs, key, trust)
 		d.Plain(c.Plain)
 		return &network{dial: d}, nil
 	}
@@ -249,6 +254,7 @@ func (n *network) Next() (mirror.Conn, error) {
 	if c == nil {
 		return nil, err
 	}
+	n.using = c.Address()
 	return c, nil
 }
 
