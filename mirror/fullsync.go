@@ -70,7 +70,7 @@ func (s *fullSync) kick() {
 		return
 	}
 	size := n.cache.Info().SizeBytes
-	if !s.active || s.reading || s.have || s.next >= size || !n.s.up {
+	if !s.active || s.reading || s.have || s.next >= size || !n.s.up || !n.pace.may(n.now.Mono) {
 		return
 	}
 	k := min(int64(syncBytes), size-s.next)
@@ -83,6 +83,10 @@ func (s *fullSync) kick() {
 	n.cache.Submit(&s.req)
 }
 
+// due reports whether the block that was read has its place right here: nothing of the log goes
+// before it, or a limited or full connection would never come to it.
+func (s *fullSync) due() bool { return s.active && s.have && s.n.ship.to >= s.after }
+
 // send sends the block that was read, once everything sealed before it was sent, and the end.
 func (s *fullSync) send() {
 	n := s.n
@@ -91,6 +95,9 @@ func (s *fullSync) send() {
 	}
 	switch {
 	case s.have && n.ship.to >= s.after:
+		if !n.pace.may(n.now.Mono) {
+			return
+		}
 		r := wire.Range{Offset: s.req.Offset, Length: s.req.Length, Zero: isZero(s.req.Buf)}
 		f := n.frameOf(wire.Resync)
 		f.Body = s.buf[4096-wire.RangeBytes : 4096+s.req.Length]
@@ -101,6 +108,7 @@ func (s *fullSync) send() {
 		if !n.s.conn.Send(f) {
 			return
 		}
+		n.pace.spend(n.now.Mono, f)
 		// Only now: a write over the range that went ahead of the block would be undone by it.
 		n.cache.UnlockRange()
 		s.have = false

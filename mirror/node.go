@@ -52,6 +52,8 @@ type Options struct {
 	Event   func(Event)
 	Timing  Timing
 
+	RateLimit int64 // bytes of data sent per second; 0: no limit
+
 	StartAlone bool // the user says: serve although the peer cannot be asked
 	Reattached bool // the supervisor put this server in a dead one's place: serve at once
 	Lost       bool // data disk or log is missing: the volume starts remote
@@ -78,6 +80,7 @@ type Node struct {
 	full fullSync
 	peer PeerDisk
 	srv  server
+	pace pace
 
 	wanted       Mode   // that SetMode asked for, not in force yet; 0: none
 	wantedAt     uint64 // superblock ticket that must be durable before
@@ -111,6 +114,9 @@ func New(o Options) (*Node, error) {
 		return nil, errors.New("mirror: a node needs a cache, a drive and a source of randomness")
 	}
 	n := &Node{o: o, cache: o.Cache, log: o.Cache.Log(), primary: o.Primary}
+	if err := n.pace.set(o.RateLimit); err != nil {
+		return nil, fmt.Errorf("mirror: %w", err)
+	}
 	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n = n, n, n, n, n, n
 	n.cache.Follow(!n.primary)
 	n.cache.Hold(true)
@@ -200,6 +206,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	}
 	n.full.kick()
 	n.send()
+	wake = min(wake, n.pace.wake())
 	if n.hasPeer() {
 		wake = min(wake, n.peer.Kick(now))
 	}

@@ -31,10 +31,11 @@ type Request struct {
 	Settings
 }
 
-// Settings are what `add` and `serve` take for the cache; nil or 0: as it is, or the default.
+// Settings are what `add` and `serve` take for cache and link; nil or 0: as it is, or the default.
 type Settings struct {
 	Ordered             *bool
 	Plain               *bool // no encryption after the handshake
+	RateLimit           *int64
 	LowWater, HighWater int
 	RAMBytes            int64 // of a log that is made
 }
@@ -47,6 +48,9 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	}
 	if s.Plain != nil {
 		c.Plain = *s.Plain
+	}
+	if s.RateLimit != nil {
+		c.RateLimit = *s.RateLimit
 	}
 	if s.LowWater > 0 {
 		c.LowWater = s.LowWater

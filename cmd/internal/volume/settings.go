@@ -37,6 +37,10 @@ var SettingList = []Setting{
 		c.Remote = strings.Join(addrs, ",")
 		return err
 	}},
+	{"rate-limit", "bytes of data sent to the peer per second, such as 10M, or off", func(c *Config) string { return rateText(c.RateLimit) }, func(c *Config, v string) (err error) {
+		c.RateLimit, err = ParseRate(v)
+		return err
+	}},
 	{"low-water", "per cent of the log from which destage does not wait for an idle disk", func(c *Config) string {
 		lo, _ := dcd.Watermarks(c.LowWater, c.HighWater)
 		return strconv.Itoa(lo)
@@ -131,10 +135,12 @@ func (s *Server) set(want map[string]string) (any, error) {
 		}
 		s.stack.net.dial.SetAddresses(addrs)
 	}
-	return n.Get(), s.stack.call(func() {
+	e := s.stack.call(func() {
 		s.stack.cache.Tune(n.LowWater, n.HighWater, n.Ordered)
 		if n.Role == Primary {
 			s.stack.node.SetMode(mode)
 		}
+		err = s.stack.node.SetRateLimit(n.RateLimit)
 	})
+	return n.Get(), errors.Join(e, err)
 }

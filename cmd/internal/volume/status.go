@@ -88,6 +88,8 @@ type Status struct {
 	UptimeSeconds    float64 `json:"uptime_s"`
 	HeartbeatSeconds float64 `json:"heartbeat_s"`
 	PeerDeadSeconds  float64 `json:"peer_dead_s"`
+	RateLimit        int64   `json:"rate_limit_bytes_per_second"` // 0: none
+	SentBytes        uint64  `json:"sent_data_bytes_total"`
 }
 
 // Status asks the loop.
@@ -111,7 +113,8 @@ func (s *Server) Status() (any, error) {
 		RoundTripMicros: float64(st.RoundTripNanos) / 1e3, SinceSeconds: float64(st.SinceNanos) / 1e9, PeerReads: st.PeerReads,
 		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
 		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
-		HeartbeatSeconds: mirror.DefaultHeartbeat / 1e9, PeerDeadSeconds: mirror.DefaultPeerDead / 1e9}
+		HeartbeatSeconds: mirror.DefaultHeartbeat / 1e9, PeerDeadSeconds: mirror.DefaultPeerDead / 1e9,
+		RateLimit: st.RateLimit, SentBytes: st.SentBytes}
 	v.cache(&st.Cache)
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
