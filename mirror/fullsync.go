@@ -152,7 +152,7 @@ func (s *fullSync) kick() (wake int64) {
 		return wake
 	}
 	size := n.cache.Info().SizeBytes
-	if !s.active || s.reading || s.have || s.next >= size || !n.s.up || n.log.Updated() < s.ticket {
+	if !s.active || s.reading || s.have || s.next >= size || !n.s.up || n.log.Updated() < s.ticket || !n.pace.may(n.now.Mono) {
 		return wake
 	}
 	if n.now.Mono < s.rest {
@@ -173,6 +173,10 @@ func (s *fullSync) kick() (wake int64) {
 	return wake
 }
 
+// due reports whether the block that was read has its place right here: nothing of the log goes
+// before it, or a limited or full connection would never come to it.
+func (s *fullSync) due() bool { return s.active && s.have && s.n.ship.to >= s.after }
+
 // send sends the block that was read, once everything sealed before it was sent, and the end.
 func (s *fullSync) send() {
 	n := s.n
@@ -182,6 +186,9 @@ func (s *fullSync) send() {
 	switch {
 	case s.have && n.ship.to >= s.after && n.log.Durable() >= s.after:
 		// Durable, because a block is not sent again when the sync goes on after a power cut here.
+		if !n.pace.may(n.now.Mono) {
+			return
+		}
 		r := wire.Range{Offset: s.req.Offset, Length: s.req.Length, Zero: isZero(s.req.Buf)}
 		f := n.frameOf(wire.Resync)
 		f.Body = s.buf[4096-wire.RangeBytes : 4096+s.req.Length]
@@ -192,6 +199,7 @@ func (s *fullSync) send() {
 		if !n.s.conn.Send(f) {
 			return
 		}
+		n.pace.spend(n.now.Mono, f)
 		// Only now: a write over the range that went ahead of the block would be undone by it.
 		n.cache.UnlockRange()
 		s.have = false

@@ -73,7 +73,9 @@ type Options struct {
 	Event   func(Event)
 	Timing  Timing
 
-	Discard    bool // the user says: what only this secondary has is given up
+	Discard   bool  // the user says: what only this secondary has is given up
+	RateLimit int64 // bytes of data sent per second; 0: no limit
+
 	StartAlone bool // the user says: serve although the peer cannot be asked
 	Reattached bool // the supervisor put this server in a dead one's place: serve at once
 	Sync       SyncSizes
@@ -103,6 +105,7 @@ type Node struct {
 	peer PeerDisk
 	srv  server
 	give fetcher
+	pace pace
 
 	wanted       Mode   // that SetMode asked for, not in force yet; 0: none
 	wantedAt     uint64 // superblock ticket that must be durable before
@@ -137,6 +140,9 @@ func New(o Options) (*Node, error) {
 		return nil, errors.New("mirror: a node needs a cache, a drive and a source of randomness")
 	}
 	n := &Node{o: o, cache: o.Cache, log: o.Cache.Log(), primary: o.Primary}
+	if err := n.pace.set(o.RateLimit); err != nil {
+		return nil, fmt.Errorf("mirror: %w", err)
+	}
 	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n = n, n, n, n, n, n, n, n
 	n.cache.Follow(!n.primary)
 	n.cache.Hold(true)
@@ -226,6 +232,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	}
 	wake = min(wake, n.full.kick())
 	n.send()
+	wake = min(wake, n.pace.wake())
 	if n.hasPeer() {
 		wake = min(wake, n.peer.Kick(now))
 	}

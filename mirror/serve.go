@@ -108,6 +108,9 @@ func (v *server) send() {
 		if !s.busy || !s.done {
 			continue
 		}
+		if !v.n.pace.may(v.n.now.Mono) {
+			return
+		}
 		body := v.mem[i*serveStride+4096-wire.RangeBytes:][:wire.RangeBytes+s.q.n]
 		r := wire.Range{ID: s.q.id, Offset: s.q.off, Length: s.q.n}
 		if s.Err != 0 {
@@ -120,6 +123,7 @@ func (v *server) send() {
 		if !v.n.s.conn.Send(f) {
 			return
 		}
+		v.n.pace.spend(v.n.now.Mono, f)
 		s.busy, s.done = s.gone, false
 	}
 }

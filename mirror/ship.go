@@ -56,7 +56,7 @@ func (p *shipper) send() {
 	if p.r == nil || n.s.tail && n.primary || !n.s.up {
 		return
 	}
-	for {
+	for !n.full.due() && n.pace.may(n.now.Mono) {
 		s := p.r.Next(unlimited)
 		if s == nil {
 			break
@@ -67,6 +67,7 @@ func (p *shipper) send() {
 			p.r.Unread()
 			return
 		}
+		n.pace.spend(n.now.Mono, f)
 		p.to = s.LSN
 	}
 	if err := p.r.Err(); err != nil {

@@ -25,6 +25,8 @@ type Status struct {
 	SinceNanos                       int64 // since the session came up or was lost
 	PeerReads                        uint64
 	SyncDone, SyncTotal              int64
+	RateLimit                        int64  // bytes per second; 0: none
+	SentBytes                        uint64 // of data frames
 	Sessions                         int
 	Cache                            dcd.Status
 }
@@ -124,7 +126,7 @@ func (n *Node) Status() Status {
 	sup := n.log.Super()
 	s := Status{Primary: n.primary, Ready: n.Ready(), State: n.state, Reason: n.reason, Mode: n.o.Mode, Connected: n.s.up, LastError: n.s.lastErr, Term: sup.Term, Marks: sup.Marks, Volume: sup.Volume,
 		Sealed: n.log.Sealed(), Durable: n.log.Durable(), Shipped: n.ship.to, Received: n.ship.received, RemoteDurable: n.ship.durable, RoundTripNanos: n.s.rtt,
-		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions}
+		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent}
 	s.Destaged = s.Cache.Destaged
 	if n.s.conn != nil {
 		s.Peer = n.s.conn.Peer()

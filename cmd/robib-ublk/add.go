@@ -56,8 +56,9 @@ func (m *making) request(role volume.Role) (volume.Request, error) {
 // AddCmd makes or reopens a volume on the machine that uses it.
 type AddCmd struct {
 	making
-	Remote     string `help:"The machine that holds the second copy, HOST:PORT." placeholder:"ADDR"`
+	Remote     string `help:"The machine that holds the second copy, HOST:PORT; several addresses of it, separated by commas, are tried in turn, the last good one first." placeholder:"ADDR,..."`
 	Pair       string `help:"The pairing token that serve printed, or - to read it from standard input." placeholder:"TOKEN"`
+	RateLimit  string `help:"The most bytes of data sent to the peer per second, such as 10M or 100mbit; off lifts it. Heartbeats and acknowledgements do not wait for it." placeholder:"RATE"`
 	Mode       string `help:"What an acknowledged write stands for: sync (durable on both machines, the default), semisync (durable here, received there) or async (durable here)." placeholder:"MODE"`
 	ID         int    `default:"-1" help:"The N of /dev/ublkbN; -1 takes the first that is free."`
 	Bypass     *int   `help:"MiB of a sequential run after which further writes go straight to the disk, when there is no peer; 0: never (default 4, and never on a disk with an arm)." placeholder:"MIB"`
@@ -80,8 +81,19 @@ func (a *AddCmd) Run(cli *CLI) error {
 		}
 		q.Mode = m.String()
 	}
-	if a.Remote != "" && !strings.Contains(a.Remote, ":") {
-		return volume.Usagef("--remote %s: want HOST:PORT", a.Remote)
+	if a.Remote != "" {
+		addrs, err := link.ParseAddresses(a.Remote)
+		if err != nil {
+			return volume.Usagef("--remote: %v", err)
+		}
+		a.Remote = strings.Join(addrs, ",")
+	}
+	if a.RateLimit != "" {
+		n, err := volume.ParseRate(a.RateLimit)
+		if err != nil {
+			return volume.Usagef("--rate-limit %v", err)
+		}
+		q.RateLimit = &n
 	}
 	if a.Pair != "" && a.Remote == "" {
 		return volume.Usagef("--pair needs --remote")
@@ -127,7 +139,11 @@ func (a *AddCmd) pair() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
-	if _, err := link.Pair(ctx, a.Remote, strings.TrimSpace(token), key, trust, a.Remote); err != nil {
+	addrs, err := link.ParseAddresses(a.Remote)
+	if err != nil {
+		return err
+	}
+	if _, err := link.Pair(ctx, addrs, strings.TrimSpace(token), key, trust, a.Remote); err != nil {
 		return fmt.Errorf("pair with %s: %w", a.Remote, err)
 	}
 	return nil

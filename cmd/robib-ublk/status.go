@@ -117,6 +117,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 	switch {
 	case s.Remote != "":
 		row("remote", "%s  mode %s", s.Remote, s.Mode)
+		if s.RemoteInUse != "" {
+			row("in_use", "%s  connected to %s", s.RemoteInUse, s.Peer)
+		}
 	case s.Listen != "":
 		row("listen", "%s  mode %s", s.Listen, s.Mode)
 	}
@@ -129,6 +132,11 @@ func printStatus(w io.Writer, s *volume.Status) {
 			row("encryption", "OFF: what is written crosses the network in the clear (--encrypt=off)")
 		}
 		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %.0f s, dead after %.0f s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
+		limit := "no limit"
+		if s.RateLimit > 0 {
+			limit = "at most " + volume.Bytes(s.RateLimit) + "/s"
+		}
+		row("sent", "%s of data, %s", volume.Bytes(int64(s.SentBytes)), limit)
 		if s.LastError != "" && !s.Connected {
 			row("last_error", "%s", s.LastError)
 		}

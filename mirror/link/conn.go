@@ -33,6 +33,7 @@ type Conn struct {
 	id   uint64
 	fd   int32
 	peer string
+	addr string
 	tls  sealer
 	mem  *memConn
 
@@ -85,6 +86,9 @@ func NewPlain(l *uring.Loop, fd int, peer string) (*Conn, error) {
 
 // Peer names the other end.
 func (c *Conn) Peer() string { return c.peer }
+
+// Address is which of the dialer's addresses was dialed; "" for a connection that was accepted.
+func (c *Conn) Address() string { return c.addr }
 
 // Err is why the connection is dead, once everything that came before was read, or nil.
 func (c *Conn) Err() error {

@@ -24,7 +24,7 @@ func TestPlainAfterTheHandshake(t *testing.T) {
 				return
 			}
 			try := func(m machine, plain bool) (*Conn, error) {
-				d := NewDialer(l, ln.Addr().String(), m.key, m.trust)
+				d := NewDialer(l, []string{ln.Addr().String()}, m.key, m.trust)
 				d.Plain(plain)
 				d.Dial()
 				var c *Conn

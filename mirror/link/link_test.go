@@ -89,7 +89,7 @@ func connect(t *testing.T, l *uring.Loop, a, b machine) (x, y *Conn, end func())
 		t.Error(err)
 		return
 	}
-	d := NewDialer(l, ln.Addr().String(), a.key, a.trust)
+	d := NewDialer(l, []string{ln.Addr().String()}, a.key, a.trust)
 	d.Dial()
 	step(t, l, func() bool {
 		if x == nil {
@@ -205,7 +205,7 @@ func TestUntrustedKeysAreRefused(t *testing.T) {
 		defer ln.Close()
 		addr := ln.Addr().String()
 		// A client that is not trusted: in TLS 1.3 it learns so with the first thing it reads.
-		d := NewDialer(l, addr, stranger.key, stranger.trust)
+		d := NewDialer(l, []string{addr}, stranger.key, stranger.trust)
 		d.Dial()
 		var c *Conn
 		step(t, l, func() bool { c, err = d.Next(); return c != nil || err != nil })
@@ -220,7 +220,7 @@ func TestUntrustedKeysAreRefused(t *testing.T) {
 		d.Close()
 		// A server that is not trusted.
 		other := newMachine(t)
-		d = NewDialer(l, addr, a.key, other.trust)
+		d = NewDialer(l, []string{addr}, a.key, other.trust)
 		d.Dial()
 		step(t, l, func() bool { c, err = d.Next(); return c != nil || err != nil })
 		if !errors.Is(err, ErrUntrusted) {
@@ -275,7 +275,7 @@ func TestPairing(t *testing.T) {
 		defer wrong.Close()
 		addr, ctx := ln.Addr().String(), context.Background()
 		pair := func(addr, token string) error {
-			_, err := Pair(ctx, addr, token, client.key, client.trust, "server")
+			_, err := Pair(ctx, []string{addr}, token, client.key, client.trust, "server")
 			return err
 		}
 		token, err := ln.Token(time.Minute)

@@ -78,6 +78,7 @@ func (m *memConn) Write(p []byte) (int, error) {
 type made struct {
 	fd   int
 	peer string
+	addr string // which of the dialer's addresses it is
 	tls  *tls.Conn
 	mem  *memConn
 	err  error
@@ -123,7 +124,4 @@ func tune(tcp *net.TCPConn) {
 	})
 }
 
-const (
-	userTimeout = 10 * time.Second
-	dialLimit   = 10 * time.Second
-)
+const userTimeout = 10 * time.Second

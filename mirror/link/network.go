@@ -1,13 +1,10 @@
 package link
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -62,8 +59,10 @@ func (a *arrivals) next() (*Conn, error) {
 	c, err := newConn(a.loop, m.fd, m.peer, t, m.mem)
 	if err != nil {
 		unix.Close(m.fd)
+		return nil, err
 	}
-	return c, err
+	c.addr = m.addr
+	return c, nil
 }
 
 func (a *arrivals) close() {
@@ -78,74 +77,8 @@ func (a *arrivals) close() {
 	a.mu.Unlock()
 }
 
-// Dialer is the end of a network that connects.
-type Dialer struct {
-	arrivals
-	addr   string
-	key    *Key
-	trust  *Trust
-	plain  bool
-	ctx    context.Context
-	cancel context.CancelFunc
-}
-
 // lastBytes is how much of a refused client's is read before it is cut.
 const lastBytes = 64 << 10
-
-// Plain makes sessions go on without encryption after the handshake, which still proves both
-// keys; the other end must want the same. Before the first Dial.
-func (d *Dialer) Plain(on bool) { d.plain = on }
-
-// NewDialer connects to addr, whose name is looked up anew at each attempt.
-func NewDialer(l *uring.Loop, addr string, key *Key, trust *Trust) *Dialer {
-	d := &Dialer{arrivals: arrivals{loop: l}, addr: addr, key: key, trust: trust}
-	d.ctx, d.cancel = context.WithCancel(context.Background())
-	return d
-}
-
-// Dial starts one attempt; Next brings its end.
-func (d *Dialer) Dial() {
-	d.wg.Go(func() {
-		m, err := d.attempt()
-		if err != nil {
-			m = made{err: err}
-		}
-		d.bring(m)
-	})
-}
-
-func (d *Dialer) attempt() (made, error) {
-	nd := net.Dialer{Timeout: dialLimit}
-	c, err := nd.DialContext(d.ctx, "tcp", d.addr)
-	if err != nil {
-		return made{}, err
-	}
-	tcp := c.(*net.TCPConn)
-	tune(tcp)
-	tcp.SetDeadline(time.Now().Add(handshakeLimit))
-	m := &memConn{Conn: tcp}
-	t := tls.Client(m, config(d.key, []string{session(d.plain)}, pinned(d.trust)))
-	if err := t.HandshakeContext(d.ctx); err != nil {
-		tcp.Close()
-		// crypto/tls gives a peer's alert as an unexported type: its text (RFC 7301, alert 120) tells.
-		if strings.Contains(err.Error(), "no application protocol") {
-			err = ErrEncryption
-		}
-		return made{}, fmt.Errorf("%s: %w", d.addr, err)
-	}
-	return handOver(tcp, t, m)
-}
-
-// Next gives what an attempt came to. Loop only.
-func (d *Dialer) Next() (*Conn, error) { return d.next() }
-
-// Close ends attempts under way and waits for them.
-func (d *Dialer) Close() error {
-	d.cancel()
-	d.arrivals.close()
-	d.wg.Wait()
-	return nil
-}
 
 // Listener is the end of a network that waits for the peer.
 type Listener struct {

@@ -91,8 +91,8 @@ const proofLabel = "EXPORTER-robib-ublk-pair"
 const pairTimeout = 15 * time.Second
 
 // Pair exchanges permanent keys with the machine that gave token out, and pins its key under
-// name. The token is used up.
-func Pair(ctx context.Context, addr, token string, key *Key, trust *Trust, name string) (peer string, err error) {
+// name. The token is used up. addrs are tried like a Dialer's.
+func Pair(ctx context.Context, addrs []string, token string, key *Key, trust *Trust, name string) (peer string, err error) {
 	raw, err := encoding.DecodeString(strings.ToUpper(strings.TrimPrefix(token, tokenPrefix)))
 	if err != nil || len(raw) != tokenBytes || !strings.HasPrefix(token, tokenPrefix) {
 		return "", ErrToken
@@ -102,12 +102,18 @@ func Pair(ctx context.Context, addr, token string, key *Key, trust *Trust, name 
 	if err != nil {
 		return "", err
 	}
-	d := net.Dialer{Timeout: dialLimit}
-	c, err := d.DialContext(ctx, "tcp", addr)
+	err = dialAny(ctx, addrs, func(_ string, c *net.TCPConn) error {
+		defer c.Close()
+		return exchange(ctx, c, want, one, key)
+	})
 	if err != nil {
 		return "", err
 	}
-	defer c.Close()
+	return want, trust.Add(name, want)
+}
+
+// exchange is the client's side of pairing, over one connection.
+func exchange(ctx context.Context, c net.Conn, want string, one, key *Key) error {
 	c.SetDeadline(time.Now().Add(pairTimeout))
 	t := tls.Client(c, config(one, []string{protoPair}, func(fp string, _ tls.ConnectionState) error {
 		if fp != want {
@@ -116,26 +122,26 @@ func Pair(ctx context.Context, addr, token string, key *Key, trust *Trust, name 
 		return nil
 	}))
 	if err := t.HandshakeContext(ctx); err != nil {
-		return "", pairError(err)
+		return pairError(err)
 	}
 	// Our permanent key, with a signature over this very session.
 	s := t.ConnectionState()
 	proof, err := s.ExportKeyingMaterial(proofLabel, nil, 32)
 	if err != nil {
-		return "", err
+		return err
 	}
 	pub := key.private.Public().(ed25519.PublicKey)
 	if _, err := t.Write(append(append([]byte(nil), pub...), ed25519.Sign(key.private, proof)...)); err != nil {
-		return "", pairError(err)
+		return pairError(err)
 	}
 	var ok [1]byte
 	if _, err := io.ReadFull(t, ok[:]); err != nil {
-		return "", pairError(err)
+		return pairError(err)
 	}
 	if ok[0] != 1 {
-		return "", ErrTokenUsed
+		return ErrTokenUsed
 	}
-	return want, trust.Add(name, want)
+	return nil
 }
 
 // pairError makes of a closed connection what it means here.

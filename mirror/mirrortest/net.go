@@ -12,9 +12,10 @@ import (
 // Net is a simulated network between two machines, 0 and 1. Side 1 listens, side 0 dials.
 type Net struct {
 	W      *blktest.World
-	MaxNs  int64   // longest delay
-	Cut    [2]bool // frames from that side do not get through: a one-way partition
-	Room   int     // frames that fit a connection
+	MaxNs  int64                         // longest delay
+	Cut    [2]bool                       // frames from that side do not get through: a one-way partition
+	Room   int                           // frames that fit a connection
+	Tap    func(from int, f *wire.Frame) // sees each frame that is sent, if set
 	sides  [2]*Side
 	Frames int
 }
@@ -146,6 +147,9 @@ func (c *Conn) Send(f *wire.Frame) bool {
 	g := *f
 	g.Body = append([]byte(nil), f.Body...)
 	n.Frames++
+	if n.Tap != nil {
+		n.Tap(c.from, f)
+	}
 	c.last = max(c.last, n.W.Now+1+n.W.Rand.Int64N(n.MaxNs)) + 1
 	c.flying++
 	c.pipe = append(c.pipe, g)

@@ -36,6 +36,7 @@ type Pair struct {
 	Load   *blktest.Workload
 	Fail   func(format string, args ...any)
 	Events []string
+	Tune   func(*mirror.Options) // of each life of a node, if set
 
 	sealed map[seglog.LSN][]rec // what the primary sealed, for the order of writes
 	last   seglog.LSN
@@ -49,8 +50,13 @@ type rec struct {
 
 // NewPair formats both machines and starts them; the secondary is new, so it gets a full sync.
 func NewPair(seed uint64, mode mirror.Mode, fail func(string, ...any)) *Pair {
+	return NewTunedPair(seed, mode, fail, nil)
+}
+
+// NewTunedPair is NewPair with options changed by tune.
+func NewTunedPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options)) *Pair {
 	w := blktest.NewWorld(seed)
-	p := &Pair{W: w, Net: NewNet(w, 300_000), Mode: mode, Oracle: blktest.NewOracle(DiskBytes), Fail: fail, sealed: map[seglog.LSN][]rec{}}
+	p := &Pair{W: w, Net: NewNet(w, 300_000), Mode: mode, Oracle: blktest.NewOracle(DiskBytes), Fail: fail, Tune: tune, sealed: map[seglog.LSN][]rec{}}
 	for i := range p.M {
 		m := &Machine{Num: i, Primary: i == 0, Data: blktest.NewDisk(w, fmt.Sprint("data", i), DiskBytes, 200_000), Log: blktest.NewDisk(w, fmt.Sprint("log", i), LogBytes, 60_000)}
 		m.Data.SetInfo(func(d *blk.Info) { d.Discard, d.WriteZeroes = (seed>>i)%2 == 0, (seed>>i)%2 == 0 })
@@ -76,12 +82,16 @@ func (p *Pair) Start(i int) {
 		p.Fail("machine %d: open: %v", i, err)
 		return
 	}
-	n, err := mirror.New(mirror.Options{Cache: c, Net: p.Net.Start(i), Primary: m.Primary, Mode: p.Mode, Drive: p.W.Drive, Random: p.W.Rand.Uint64,
+	o := mirror.Options{Cache: c, Net: p.Net.Start(i), Primary: m.Primary, Mode: p.Mode, Drive: p.W.Drive, Random: p.W.Rand.Uint64,
 		Event: func(e mirror.Event) {
 			p.Events = append(p.Events, fmt.Sprintf("%d: %d %s %s→%s %s", p.W.Now, i, e.What, e.Old, e.New, e.Reason))
 		},
 		Sync:   mirror.SyncSizes{Block: 16 << 10, Step: 48 << 10},
-		Timing: mirror.Timing{Heartbeat: 2e6, PeerDead: 10e6, Backoff: 5e5, BackoffTo: 4e6, StartWait: 30e6, Remote: 50e6}})
+		Timing: mirror.Timing{Heartbeat: 2e6, PeerDead: 10e6, Backoff: 5e5, BackoffTo: 4e6, StartWait: 30e6, Remote: 50e6}}
+	if p.Tune != nil {
+		p.Tune(&o)
+	}
+	n, err := mirror.New(o)
 	if err != nil {
 		p.Fail("machine %d: node: %v", i, err)
 		return

@@ -57,7 +57,8 @@ type Config struct {
 	WriteCache bool   `json:"write_cache,omitempty"`
 	LowWater   int    `json:"low_water_percent,omitempty"` // 0: the default
 	HighWater  int    `json:"high_water_percent,omitempty"`
-	PeerKey    string `json:"peer_key,omitempty"` // fingerprint of the pinned peer
+	RateLimit  int64  `json:"rate_limit_bytes_per_second,omitempty"` // of data sent to the peer
+	PeerKey    string `json:"peer_key,omitempty"`                    // fingerprint of the pinned peer
 	Overwrite  bool   `json:"overwrite,omitempty"`
 	FirstAlone bool   `json:"first_alone,omitempty"` // --degraded-ok at the first add
 }

@@ -31,11 +31,12 @@ type Request struct {
 	Settings
 }
 
-// Settings are what `add` and `serve` take for the cache; nil or 0: as it is, or the default.
+// Settings are what `add` and `serve` take for cache and link; nil or 0: as it is, or the default.
 type Settings struct {
 	Ordered             *bool
 	Plain               *bool // no encryption after the handshake
 	WriteCache          *bool // acknowledge from RAM
+	RateLimit           *int64
 	LowWater, HighWater int
 	RAMBytes            int64 // of a log that is made
 	Queues              int   // hardware queues
@@ -61,6 +62,9 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	}
 	if s.Plain != nil {
 		c.Plain = *s.Plain
+	}
+	if s.RateLimit != nil {
+		c.RateLimit = *s.RateLimit
 	}
 	if s.LowWater > 0 {
 		c.LowWater = s.LowWater

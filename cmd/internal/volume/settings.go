@@ -9,6 +9,7 @@ import (
 
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/mirror/link"
 )
 
 // Setting is one thing that `set` changes while a volume serves.
@@ -26,6 +27,18 @@ var SettingList = []Setting{
 		if c.Mode = m.String(); err == nil && c.Role != Primary {
 			err = errors.New("the primary sets the mode")
 		}
+		return err
+	}},
+	{"remote", "the peer's addresses, HOST:PORT, separated by commas", func(c *Config) string { return c.Remote }, func(c *Config, v string) error {
+		addrs, err := link.ParseAddresses(v)
+		if err == nil && c.Remote == "" {
+			err = errors.New("this volume has no peer to dial")
+		}
+		c.Remote = strings.Join(addrs, ",")
+		return err
+	}},
+	{"rate-limit", "bytes of data sent to the peer per second, such as 10M, or off", func(c *Config) string { return rateText(c.RateLimit) }, func(c *Config, v string) (err error) {
+		c.RateLimit, err = ParseRate(v)
 		return err
 	}},
 	{"low-water", "per cent of the log from which destage does not wait for an idle disk", func(c *Config) string {
@@ -150,10 +163,19 @@ func (s *Server) set(want map[string]string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return n.Get(), s.stack.call(func() {
+	if n.Remote != "" {
+		addrs, err := link.ParseAddresses(n.Remote)
+		if err != nil {
+			return nil, err
+		}
+		s.stack.net.dial.SetAddresses(addrs)
+	}
+	e := s.stack.call(func() {
 		s.stack.cache.Tune(n.LowWater, n.HighWater, n.Ordered, n.bypassBytes())
 		if n.Role == Primary {
 			s.stack.node.SetMode(mode)
 		}
+		err = s.stack.node.SetRateLimit(n.RateLimit)
 	})
+	return n.Get(), errors.Join(e, err)
 }

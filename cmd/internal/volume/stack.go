@@ -123,7 +123,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		return err
 	}
 	m := mirror.Options{Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
-		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach, Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil,
+		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach, Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit,
 		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep}
 	if k.net == nil {
 		if k.net, err = openNetwork(l, c); err != nil {
@@ -283,6 +283,7 @@ func parseUUID(text string) (u seglog.UUID) {
 type network struct {
 	dial   *link.Dialer
 	listen *link.Listener
+	using  string // the address that the newest connection was made to
 }
 
 // openNetwork makes the volume's end of the network; nil when no peer is configured.
@@ -295,7 +296,11 @@ func openNetwork(l *uring.Loop, c *Config) (*network, error) {
 		return nil, err
 	}
 	if c.Remote != "" {
-		d := link.NewDialer(l, c.Remote, key, trust)
+		addrs, err := link.ParseAddresses(c.Remote)
+		if err != nil {
+			return nil, err
+		}
+		d := link.NewDialer(l, addrs, key, trust)
 		d.Plain(c.Plain)
 		return &network{dial: d}, nil
 	}
@@ -323,6 +328,7 @@ func (n *network) Next() (mirror.Conn, error) {
 	if c == nil {
 		return nil, err
 	}
+	n.using = c.Address()
 	return c, nil
 }
 

@@ -35,6 +35,8 @@ type Status struct {
 	Mode            string  `json:"mode"`
 	Encrypted       bool    `json:"encrypted"`
 	Remote          string  `json:"remote,omitempty"`
+	RemoteInUse     string  `json:"remote_in_use,omitempty"` // which of remote's addresses the session goes over
+	Peer            string  `json:"peer_address,omitempty"`  // the other end's address and port
 	Listen          string  `json:"listen,omitempty"`
 	Connected       bool    `json:"connected"`
 	LastError       string  `json:"last_error,omitempty"`
@@ -92,17 +94,23 @@ type Status struct {
 	UptimeSeconds    float64  `json:"uptime_s"`
 	HeartbeatSeconds float64  `json:"heartbeat_s"`
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
+	RateLimit        int64    `json:"rate_limit_bytes_per_second"` // 0: none
+	SentBytes        uint64   `json:"sent_data_bytes_total"`
 }
 
 // Status asks the loop.
 func (s *Server) Status() (any, error) {
 	var st mirror.Status
 	var dirty int64
+	var using string
 	var queues []uint64
 	if err := s.stack.call(func() {
 		st, dirty = s.stack.node.Status(), s.stack.cache.Dirty()
 		if s.stack.queue != nil {
 			queues = s.stack.queue.Served()
+		}
+		if s.stack.net != nil && st.Connected {
+			using = s.stack.net.using
 		}
 	}); err != nil {
 		return nil, err
@@ -110,12 +118,13 @@ func (s *Server) Status() (any, error) {
 	c := s.c
 	v := Status{Name: c.Name, Role: string(c.Role), State: st.State, Reason: st.Reason, Degraded: st.Degraded(), Inconsistent: st.Inconsistent(), DeviceID: -1, ServerPID: os.Getpid(),
 		Disk: c.Disk, DiskBytes: c.DiskBytes, Log: c.Log, LogBytes: c.LogBytes, LogUsedBytes: st.Cache.LogUsed, DirtyBytes: dirty, Volume: st.Volume.String(), Term: st.Term.Number,
-		Marks: st.Marks.String(), Mode: st.Mode.String(), Encrypted: !c.Plain, Remote: c.Remote, Listen: c.Listen, Connected: st.Connected, LastError: st.LastError,
+		Marks: st.Marks.String(), Mode: st.Mode.String(), Encrypted: !c.Plain, Remote: c.Remote, RemoteInUse: using, Peer: st.Peer, Listen: c.Listen, Connected: st.Connected, LastError: st.LastError,
 		Sealed: st.Sealed, Durable: st.Durable, Destaged: st.Destaged, Shipped: st.Shipped, Received: st.Received, RemoteDurable: st.RemoteDurable, LagSegments: st.LagSegments,
 		RoundTripMicros: float64(st.RoundTripNanos) / 1e3, SinceSeconds: float64(st.SinceNanos) / 1e9, PeerReads: st.PeerReads,
 		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
 		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
-		HeartbeatSeconds: mirror.DefaultHeartbeat / 1e9, PeerDeadSeconds: mirror.DefaultPeerDead / 1e9}
+		HeartbeatSeconds: mirror.DefaultHeartbeat / 1e9, PeerDeadSeconds: mirror.DefaultPeerDead / 1e9,
+		RateLimit: st.RateLimit, SentBytes: st.SentBytes}
 	v.cache(&st.Cache)
 	v.QueueRequests = queues
 	if st.SyncTotal > 0 {

@@ -1,0 +1,56 @@
+package volume
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestParseRate(t *testing.T) {
+	for _, x := range []struct {
+		text string
+		want int64
+	}{{"off", 0}, {"10M", 10 << 20}, {"10m", 10 << 20}, {"500K/s", 500 << 10}, {"1.5G", 3 << 29}, {"100mbit", 12_500_000}, {"1gbit", 125_000_000}, {"8MiB", 8 << 20}, {"123456", 123456}, {"200000b", 200000}} {
+		got, err := ParseRate(x.text)
+		if err != nil || got != x.want {
+			t.Errorf("%q: %d %v, want %d", x.text, got, err, x.want)
+		}
+		if again, err := ParseRate(rateText(got)); err != nil || again != got {
+			t.Errorf("%q reads back as %d %v", rateText(got), again, err)
+		}
+	}
+	for _, bad := range []string{"", "x", "M", "-5M", "1", "15K", "10T", "1e9", "nan", "inf", "0x100000", "10 M", "+5M", "99999999999G", "0"} {
+		if got, err := ParseRate(bad); err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q gave %d", bad, got)
+		}
+	}
+}
+
+// Every setting reads back what it shows, and refuses nonsense as wrong usage.
+func TestSettings(t *testing.T) {
+	c := &Config{Name: "v", Role: Primary, Remote: "a:1", Mode: "sync"}
+	for _, s := range SettingList {
+		n, err := c.Change(map[string]string{s.Name: s.get(c)})
+		if err != nil {
+			t.Errorf("%s=%s: %v", s.Name, s.get(c), err)
+		} else if n.Get()[s.Name] != s.get(c) {
+			t.Errorf("%s=%s reads back as %s", s.Name, s.get(c), n.Get()[s.Name])
+		}
+		_, err = c.Change(map[string]string{s.Name: "!"})
+		var usage *UsageError
+		if !errors.As(err, &usage) || !strings.HasPrefix(err.Error(), s.Name+": ") {
+			t.Errorf("%s=!: %v", s.Name, err)
+		}
+	}
+	for _, x := range []struct{ name, value, shown string }{
+		{"mode", "A", "async"}, {"remote", "b:2, c:3", "b:2,c:3"}, {"rate-limit", "2048K", "2M"}, {"rate-limit", "off", "off"},
+	} {
+		n, err := c.Change(map[string]string{x.name: x.value})
+		if err != nil || n.Get()[x.name] != x.shown {
+			t.Errorf("%s=%s: %v", x.name, x.value, err)
+		}
+	}
+	if _, err := (&Config{Role: Secondary, Listen: ":1"}).Change(map[string]string{"remote": "a:1"}); err == nil {
+		t.Error("a secondary took a remote")
+	}
+}
