@@ -10,7 +10,7 @@ import (
 
 // Each planted bug must be caught by the simulation within 2,000 seeds.
 func TestPlantedBugsAreCaught(t *testing.T) {
-	for _, bug := range []string{"ack-early", "skip-flush", "clear-newer", "destage-beyond", "skip-superseded", "forget-mask", "zero-keeps-map", "zero-drop-early", "zero-forget-limit", "log:ack-early", "log:reuse-early"} {
+	for _, bug := range []string{"ack-early", "skip-flush", "clear-newer", "destage-beyond", "skip-superseded", "forget-mask", "zero-keeps-map", "zero-drop-early", "zero-forget-limit", "log:ack-early", "log:reuse-early", "log:apply-stale", "log:reuse-undestaged", "log:ram-late"} {
 		Plant, seglog.Plant = bug, ""
 		if rest, ok := cutPrefix(bug, "log:"); ok {
 			Plant, seglog.Plant = "", rest

@@ -21,13 +21,18 @@ func golden(t *testing.T, name string, got []byte) {
 			t.Fatal(err)
 		}
 	}
-	want, err := os.ReadFile(p)
+	if !bytes.Equal(got, file(t, name)) {
+		t.Fatalf("%s: format version 1 has changed", p)
+	}
+}
+
+func file(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile("testdata/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got, want) {
-		t.Fatalf("%s: format version 1 has changed", p)
-	}
+	return b
 }
 
 func sample() *Super {

@@ -227,7 +227,7 @@ func (l *Log) room(p Pos, n int64) bool {
 		return false
 	}
 	// In RAM the bytes one chunk earlier go: they must be on the device.
-	if l.durable < l.sealed && end > l.info(l.durable+1).pos+Pos(l.super.ChunkBytes) {
+	if l.durable < l.sealed && end > l.info(l.durable+1).pos+Pos(l.super.ChunkBytes) && !(Planted && Plant == "ram-early") {
 		return false
 	}
 	return true
@@ -448,7 +448,7 @@ func (l *Log) Adopt(raw []byte) (Segment, error) {
 
 // RAM gives n bytes at position p while RAM has them, for immediate use, else nil.
 func (l *Log) RAM(p Pos, n int) []byte {
-	if p < l.floor || p+Pos(l.super.ChunkBytes) < l.head {
+	if p < l.floor || p+Pos(l.super.ChunkBytes) < l.head && !(Planted && Plant == "ram-late") {
 		return nil
 	}
 	// The open segment, and one placed beyond a gap, may reach further than head.

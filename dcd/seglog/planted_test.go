@@ -6,7 +6,7 @@ import "testing"
 
 // Each planted bug must be caught by the power-cut simulation within 2,000 seeds.
 func TestPlantedBugsAreCaught(t *testing.T) {
-	for _, bug := range []string{"ack-early", "super-early"} {
+	for _, bug := range []string{"ack-early", "super-early", "apply-stale", "reuse-undestaged", "ram-early", "ram-late"} {
 		Plant = bug
 		caught := -1
 		for seed := range uint64(2000) {

@@ -99,7 +99,9 @@ func (l *Log) reclaim() {
 	r := &l.rec
 	upTo := l.durable
 	for _, d := range l.readers {
-		upTo = min(upTo, d.kept)
+		if !(Planted && Plant == "reuse-undestaged") {
+			upTo = min(upTo, d.kept)
+		}
 	}
 	if upTo >= l.super.Start.LSN {
 		start := l.pointAfter(upTo)

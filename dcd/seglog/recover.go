@@ -237,12 +237,13 @@ func (w *walker) try(p Pos) (*Segment, error) {
 	if err != nil {
 		return nil, err
 	}
+	stale := Planted && Plant == "apply-stale"
 	switch {
-	case s.LSN != l.sealed+1:
+	case s.LSN != l.sealed+1 && !stale:
 		return nil, fmt.Errorf("%w: LSN %d where %d is due", ErrOrder, s.LSN, l.sealed+1)
 	case s.Volume != l.super.Volume:
 		return nil, ErrVolume
-	case s.PrevHash != l.hash && !(Planted && Plant == "skip-chain"):
+	case s.PrevHash != l.hash && !stale && !(Planted && Plant == "skip-chain"):
 		return nil, fmt.Errorf("%w: LSN %d", ErrChain, s.LSN)
 	case int64(p-l.super.Start.Pos)+int64(s.Bytes) > l.super.RingBytes:
 		return nil, fmt.Errorf("%w: LSN %d would overlap the start", ErrCorrupt, s.LSN)
@@ -255,6 +256,9 @@ func (w *walker) try(p Pos) (*Segment, error) {
 		return nil, err
 	}
 	s.Pos = p
+	if stale {
+		s.LSN = l.sealed + 1
+	}
 	return &s, nil
 }
 
