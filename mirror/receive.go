@@ -411,7 +411,7 @@ func (x *receiver) ack() {
 	}
 	if x.progress > 0 {
 		var b [wire.RangeBytes]byte
-		wire.Range{Offset: 0, Length: x.progress}.Put(b[:])
+		wire.Range{Offset: x.progress - blk.SectorBytes, Length: blk.SectorBytes}.Put(b[:]) // its end counts
 		f := n.frameOf(wire.Progress)
 		f.Body = b[:]
 		if n.s.conn.Send(f) {

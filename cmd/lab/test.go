@@ -30,7 +30,7 @@ var vmBatches = []struct{ pkg, run string }{
 	{"./cmd/lab/e2e", "^(TestFio|TestFioAsync|TestRefusals|TestMarker|TestLogTools|TestZeroing|TestWriteCache|TestQueues|TestLostStateDirectory)$"},
 	{"./cmd/lab/e2e", "^(TestFioKills|TestSecondaryKilled|TestFioLinkCut)$"},
 	{"./cmd/lab/e2e", "^(TestExt4)$"},
-	{"./cmd/lab/e2e", "^(TestXFS|TestDataDisks)$"},
+	{"./cmd/lab/e2e", "^(TestXFS|TestDataDisks|TestSwapRoles|TestOldPrimaryReturns)$"},
 	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover)$"},
 }
 

@@ -31,7 +31,8 @@ type making struct {
 	Encrypt    string `enum:",on,off" default:"" help:"off: the two machines prove their keys, and then do not encrypt; both sides must say so. For trusted links only." placeholder:"ON|OFF"`
 	Ordered    *bool  `negatable:"" help:"Destage in write order, flushed segment by segment: the disk alone is always an older crash-consistent image."`
 	LowWater   int    `help:"Fill of the log in per cent from which destage does not wait for an idle disk (default 50)." placeholder:"PERCENT"`
-	HighWater  int    `help:"Fill from which destage works all the time and writes are admitted as fast as space comes back (default 80)." placeholder:"PERCENT"`
+	discard    bool
+	HighWater  int `help:"Fill from which destage works all the time and writes are admitted as fast as space comes back (default 80)." placeholder:"PERCENT"`
 }
 
 func (m *making) request(role volume.Role) (volume.Request, error) {
@@ -159,7 +160,8 @@ func needRoot() error {
 // ServeCmd holds the second copy.
 type ServeCmd struct {
 	making
-	Listen string `help:"Where the primary connects to, [HOST]:PORT." placeholder:"ADDR"`
+	Listen        string `help:"Where the primary connects to, [HOST]:PORT." placeholder:"ADDR"`
+	DiscardMyData bool   `help:"After both sides wrote: give up what only this one has, and take the primary's copy. The log's part of it is kept in the state directory."`
 }
 
 // Run checks, starts the supervisor, and returns when the copy listens.
@@ -183,6 +185,7 @@ func (s *ServeCmd) Run(cli *CLI) error {
 		return err
 	}
 	defer p.Close()
+	s.discard = s.DiscardMyData
 	return start(cli, p, s.making, false)
 }
 

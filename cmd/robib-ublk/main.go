@@ -34,6 +34,7 @@ type CLI struct {
 	Destage DestageCmd `cmd:"" help:"Empty a volume's log into its disk now; writes go on meanwhile."`
 	Recover RecoverCmd `cmd:"" help:"Start a new server under a device whose server and supervisor are both gone."`
 	Promote PromoteCmd `cmd:"" help:"Make this secondary the primary: its block device appears here."`
+	Demote  DemoteCmd  `cmd:"" help:"Make this primary a secondary: its device goes, the peer is brought level and can be promoted."`
 
 	Features FeaturesCmd `cmd:"" help:"Show what this kernel's ublk driver and io_uring offer."`
 	Key      KeyCmd      `cmd:"" help:"This machine's key, and the keys it trusts."`

@@ -78,26 +78,6 @@ func waitReleased(disk string) {
 	}
 }
 
-// PromoteCmd makes a secondary the primary.
-type PromoteCmd struct {
-	Name  string `arg:"" help:"The volume."`
-	Force bool   `help:"Although the primary is connected."`
-}
-
-// Run asks the volume's server.
-func (p *PromoteCmd) Run(cli *CLI) error {
-	var r struct {
-		Device string `json:"device"`
-	}
-	if err := do(p.Name, "promote", control.Args{Force: p.Force}, &r); err != nil {
-		return err
-	}
-	return cli.print(r, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "%s: this machine is the primary now\n%s: live\n", p.Name, r.Device)
-		return err
-	})
-}
-
 // SetCmd changes settings online.
 type SetCmd struct {
 	Name string   `arg:"" help:"The volume."`

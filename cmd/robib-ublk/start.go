@@ -29,6 +29,7 @@ type serving struct {
 	New        bool
 	StartAlone bool
 	AcceptDisk bool
+	Discard    bool
 	Reattach   bool
 }
 
@@ -37,7 +38,7 @@ func (s *serving) args(reattach bool) []string {
 	for _, f := range []struct {
 		on   bool
 		name string
-	}{{s.New && !reattach, "--new"}, {s.StartAlone, "--start-alone"}, {s.AcceptDisk && !reattach, "--accept-disk"}, {s.Reattach || reattach, "--reattach"}} {
+	}{{s.New && !reattach, "--new"}, {s.StartAlone, "--start-alone"}, {s.AcceptDisk && !reattach, "--accept-disk"}, {s.Discard && !reattach, "--discard"}, {s.Reattach || reattach, "--reattach"}} {
 		if f.on {
 			a = append(a, f.name)
 		}
@@ -47,7 +48,7 @@ func (s *serving) args(reattach bool) []string {
 
 // start runs the supervisor, here or in the background, and shows what the server reports.
 func start(cli *CLI, p *volume.Prepared, m making, alone bool) error {
-	s := serving{Name: p.Config.Name, New: p.New, StartAlone: alone, AcceptDisk: m.AcceptDisk}
+	s := serving{Name: p.Config.Name, New: p.New, StartAlone: alone, AcceptDisk: m.AcceptDisk, Discard: m.discard}
 	err := launch(cli, p, s, m.Foreground)
 	if err != nil {
 		p.Close()
@@ -191,7 +192,7 @@ func (s *serverCmd) Run(*CLI) error {
 	if err != nil {
 		return &exitError{supervise.ExitRefused, err.Error()}
 	}
-	code := volume.Run(volume.ServerOptions{Config: c, In: in, Reattach: s.Reattach, New: s.New, StartAlone: s.StartAlone, AcceptDisk: s.AcceptDisk, Notes: notes, Logf: logf})
+	code := volume.Run(volume.ServerOptions{Config: c, In: in, Reattach: s.Reattach, New: s.New, StartAlone: s.StartAlone, AcceptDisk: s.AcceptDisk, Discard: s.Discard, Notes: notes, Logf: logf})
 	if code != 0 {
 		return &exitError{code, ""}
 	}

@@ -60,6 +60,7 @@ type Config struct {
 	RateLimit  int64  `json:"rate_limit_bytes_per_second,omitempty"` // of data sent to the peer
 	PeerKey    string `json:"peer_key,omitempty"`                    // fingerprint of the pinned peer
 	Overwrite  bool   `json:"overwrite,omitempty"`
+	Demoted    bool   `json:"demoted,omitempty"`     // a stopped primary shall come back as a secondary
 	FirstAlone bool   `json:"first_alone,omitempty"` // --degraded-ok at the first add
 }
 

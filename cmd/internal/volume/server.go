@@ -31,6 +31,7 @@ type ServerOptions struct {
 	New        bool // the volume was made a moment ago
 	StartAlone bool
 	AcceptDisk bool
+	Discard    bool // what only this secondary has is given up
 	Notes      []string
 	Logf       func(format string, args ...any)
 }
@@ -104,6 +105,10 @@ func (s *Server) start() error {
 		report.Device = s.dev.Path()
 		report.Lines = append(report.Lines, s.describeReplication())
 	} else {
+		if c.Listen == "" {
+			report.Lines = append(report.Lines, "following the primary at "+c.Remote)
+			return report.Send(s.o.In.Ready)
+		}
 		report.Lines = append(report.Lines, "listening for the primary on "+s.stack.address())
 		if c.PeerKey == "" {
 			token, err := s.stack.token()

@@ -118,13 +118,24 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	for _, m := range k.cache.Memory() {
 		l.RegisterBuffer(m) // best effort: it saves time only
 	}
+	if c.Demoted && c.Role == Secondary {
+		// It was demoted while no server ran.
+		if err := k.cache.Log().Sync(k.cache.Log().Update(mirror.AsDemoted), drive); err != nil {
+			return err
+		}
+		c.Demoted = false
+		if err := c.Save(); err != nil {
+			return err
+		}
+	}
 	mode, err := mirror.ParseMode(c.Mode)
 	if err != nil {
 		return err
 	}
 	m := mirror.Options{Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
 		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach, Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit,
-		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep}
+		Discard: k.s.o.Discard,
+		Event:   func(e mirror.Event) { k.event(e) }, Keep: k.keep}
 	if k.net == nil {
 		if k.net, err = openNetwork(l, c); err != nil {
 			return err

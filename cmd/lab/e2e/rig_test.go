@@ -244,3 +244,5 @@ func leftovers() (string, error) {
 	}
 	return fmt.Sprint(m), nil
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
