@@ -92,9 +92,6 @@ func (f *fallen) enter(r *seglog.Reader, of int64) {
 	if err := r.Err(); err != nil {
 		f.giveUp(err)
 	}
-	if Planted && Plant == "map-bit-late" && f.upTo > 0 {
-		r.Release(f.upTo)
-	}
 }
 
 // giveUp makes the peer need everything: what it lacks cannot be said.

@@ -205,9 +205,6 @@ func (n *Node) acked(f *wire.Frame) {
 	n.ship.durable = max(n.ship.durable, f.Durable)
 	if n.ship.r != nil {
 		n.ship.r.Release(n.ship.durable)
-		if Planted && Plant == "release-received" {
-			n.ship.r.Release(n.ship.received)
-		}
 	}
 	if f.Flags&ackWhole != 0 {
 		n.full.whole()

@@ -35,8 +35,6 @@ type Dirty struct {
 	req  blk.Request
 	busy bool
 	done bool
-	page int // first page of the write in flight
-	many int
 }
 
 const (

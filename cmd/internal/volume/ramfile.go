@@ -109,15 +109,7 @@ func ramSum(h []byte) uint32 {
 	return crc32.Checksum(h[16:96], crc32.MakeTable(crc32.Castagnoli))
 }
 
-// close unmaps the file, and removes it when nothing in it is needed any more.
-func (f *ramFile) close(remove bool) error {
-	err := unix.Munmap(f.mem)
-	if remove {
-		err = errors.Join(err, removeRAM(f.path))
-	}
-	return err
-}
-
+// removeRAM takes a memory file away that nothing needs any more.
 func removeRAM(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
