@@ -101,7 +101,7 @@ func (p *PromoteCmd) Run(cli *CLI) error {
 // SetCmd changes settings online.
 type SetCmd struct {
 	Name string   `arg:"" help:"The volume."`
-	Set  []string `arg:"" optional:"" name:"setting" help:"KEY=VALUE: mode, remote, rate-limit, low-water, high-water, ordered."`
+	Set  []string `arg:"" optional:"" name:"setting" help:"KEY=VALUE: mode, remote, rate-limit, compress, low-water, high-water, ordered."`
 }
 
 // Run asks the volume's server; a stopped volume's settings count from its next start.

@@ -36,6 +36,7 @@ type Settings struct {
 	Ordered             *bool
 	Plain               *bool // no encryption after the handshake
 	RateLimit           *int64
+	Compress            *string
 	LowWater, HighWater int
 	RAMBytes            int64 // of a log that is made
 }
@@ -51,6 +52,9 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	}
 	if s.RateLimit != nil {
 		c.RateLimit = *s.RateLimit
+	}
+	if s.Compress != nil {
+		c.Compress = *s.Compress
 	}
 	if s.LowWater > 0 {
 		c.LowWater = s.LowWater
