@@ -196,10 +196,9 @@ func (s *fullSync) send() {
 			f.Body = f.Body[:wire.RangeBytes]
 		}
 		r.Put(f.Body)
-		if !n.s.conn.Send(f) {
+		if !n.sendData(f, wire.PackKey{Kind: f.Kind, A: uint64(s.req.Offset), B: s.after}, wire.RangeBytes) {
 			return
 		}
-		n.pace.spend(n.now.Mono, f)
 		// Only now: a write over the range that went ahead of the block would be undone by it.
 		n.cache.UnlockRange()
 		s.have = false

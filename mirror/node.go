@@ -74,6 +74,7 @@ type Options struct {
 	Timing  Timing
 
 	Discard   bool  // the user says: what only this secondary has is given up
+	Compress  bool  // data is compressed on the way to the peer
 	RateLimit int64 // bytes of data sent per second; 0: no limit
 
 	StartAlone bool // the user says: serve although the peer cannot be asked
@@ -106,6 +107,10 @@ type Node struct {
 	srv  server
 	give fetcher
 	pace pace
+
+	pack     wire.Packer
+	unpack   wire.Unpacker
+	rawBytes uint64 // of data frames that were sent, before they were packed
 
 	wanted       Mode   // that SetMode asked for, not in force yet; 0: none
 	wantedAt     uint64 // superblock ticket that must be durable before
@@ -140,7 +145,7 @@ func New(o Options) (*Node, error) {
 		return nil, errors.New("mirror: a node needs a cache, a drive and a source of randomness")
 	}
 	n := &Node{o: o, cache: o.Cache, log: o.Cache.Log(), primary: o.Primary}
-	if err := n.pace.set(o.RateLimit); err != nil {
+	if err := errors.Join(n.pace.set(o.RateLimit), n.pack.SetZstd(o.Compress)); err != nil {
 		return nil, fmt.Errorf("mirror: %w", err)
 	}
 	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n = n, n, n, n, n, n, n, n
@@ -296,6 +301,12 @@ func (n *Node) frame(f *wire.Frame) {
 	if !n.s.up {
 		n.s.lost(errors.New("a frame before the session was agreed upon"))
 		return
+	}
+	if f.Kind.IsData() {
+		if err := n.unpack.Unpack(f); err != nil {
+			n.s.lost(err)
+			return
+		}
 	}
 	switch f.Kind {
 	case wire.Ack:

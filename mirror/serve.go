@@ -120,10 +120,9 @@ func (v *server) send() {
 		r.Put(body)
 		f := v.n.frameOf(wire.ReadReply)
 		f.Body = body
-		if !v.n.s.conn.Send(f) {
+		if !v.n.sendData(f, wire.PackKey{Kind: f.Kind, A: s.q.id}, wire.RangeBytes) {
 			return
 		}
-		v.n.pace.spend(v.n.now.Mono, f)
 		s.busy, s.done = s.gone, false
 	}
 }

@@ -103,7 +103,7 @@ func (s *session) adopt(c Conn) {
 
 func (n *Node) myHello() wire.HelloMsg {
 	sup := n.log.Super()
-	h := wire.HelloMsg{Version: wire.Version, MinVersion: wire.MinVersion, Volume: sup.Volume, Session: n.s.id, Primary: n.primary, Serving: n.ready && n.primary,
+	h := wire.HelloMsg{Version: wire.Version, MinVersion: wire.MinVersion, Offered: wire.Features, Volume: sup.Volume, Session: n.s.id, Primary: n.primary, Serving: n.ready && n.primary,
 		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
 		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
 	h.Discard = n.o.Discard && !n.primary
@@ -207,6 +207,7 @@ func (s *session) gotHello(f *wire.Frame) error {
 	}
 	s.hello = &h
 	n := s.n
+	n.pack.Begin(h.Offered)
 	if !n.primary {
 		if !h.Primary {
 			s.goodbye("this side is a secondary too: promote one")

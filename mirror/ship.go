@@ -63,11 +63,10 @@ func (p *shipper) send() {
 		}
 		f := n.frameOf(wire.Segment)
 		f.LSN, f.Body = s.LSN, s.Raw
-		if !n.s.conn.Send(f) {
+		if !n.sendData(f, wire.PackKey{Kind: f.Kind, A: s.LSN, B: s.Hash}, s.HeaderBytes) {
 			p.r.Unread()
 			return
 		}
-		n.pace.spend(n.now.Mono, f)
 		p.to = s.LSN
 	}
 	if err := p.r.Err(); err != nil {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
 )
 
 // Status is what a node is doing, at one instant.
@@ -26,7 +27,9 @@ type Status struct {
 	PeerReads                        uint64
 	SyncDone, SyncTotal              int64
 	RateLimit                        int64  // bytes per second; 0: none
-	SentBytes                        uint64 // of data frames
+	SentBytes, RawBytes              uint64 // of data frames, as they went and before they were packed
+	Compress, Compressing            bool   // asked for; and the peer can take it
+	Pack                             wire.PackStats
 	Sessions                         int
 	Cache                            dcd.Status
 }
@@ -126,7 +129,8 @@ func (n *Node) Status() Status {
 	sup := n.log.Super()
 	s := Status{Primary: n.primary, Ready: n.Ready(), State: n.state, Reason: n.reason, Mode: n.o.Mode, Connected: n.s.up, LastError: n.s.lastErr, Term: sup.Term, Marks: sup.Marks, Volume: sup.Volume,
 		Sealed: n.log.Sealed(), Durable: n.log.Durable(), Shipped: n.ship.to, Received: n.ship.received, RemoteDurable: n.ship.durable, RoundTripNanos: n.s.rtt,
-		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent}
+		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent, RawBytes: n.rawBytes,
+		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}
 	s.Destaged = s.Cache.Destaged
 	if n.s.conn != nil {
 		s.Peer = n.s.conn.Peer()

@@ -60,6 +60,7 @@ type AddCmd struct {
 	Remote     string `help:"The machine that holds the second copy, HOST:PORT; several addresses of it, separated by commas, are tried in turn, the last good one first." placeholder:"ADDR,..."`
 	Pair       string `help:"The pairing token that serve printed, or - to read it from standard input." placeholder:"TOKEN"`
 	RateLimit  string `help:"The most bytes of data sent to the peer per second, such as 10M or 100mbit; off lifts it. Heartbeats and acknowledgements do not wait for it." placeholder:"RATE"`
+	Compress   string `enum:",zstd,off" default:"" help:"zstd compresses data on its way to the peer (off by default); blocks of zeros are never sent." placeholder:"ZSTD|OFF"`
 	Mode       string `help:"What an acknowledged write stands for: sync (durable on both machines, the default), semisync (durable here, received there) or async (durable here)." placeholder:"MODE"`
 	ID         int    `default:"-1" help:"The N of /dev/ublkbN; -1 takes the first that is free."`
 	Bypass     *int   `help:"MiB of a sequential run after which further writes go straight to the disk, when there is no peer; 0: never (default 4, and never on a disk with an arm)." placeholder:"MIB"`
@@ -95,6 +96,13 @@ func (a *AddCmd) Run(cli *CLI) error {
 			return volume.Usagef("--rate-limit %v", err)
 		}
 		q.RateLimit = &n
+	}
+	if a.Compress != "" {
+		c, err := volume.ParseCompress(a.Compress)
+		if err != nil {
+			return volume.Usagef("--compress %v", err)
+		}
+		q.Compress = &c
 	}
 	if a.Pair != "" && a.Remote == "" {
 		return volume.Usagef("--pair needs --remote")

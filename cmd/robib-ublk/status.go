@@ -136,7 +136,11 @@ func printStatus(w io.Writer, s *volume.Status) {
 		if s.RateLimit > 0 {
 			limit = "at most " + volume.Bytes(s.RateLimit) + "/s"
 		}
-		row("sent", "%s of data, %s", volume.Bytes(int64(s.SentBytes)), limit)
+		how := "compression " + s.Compress
+		if s.Compress != "off" && s.Connected && !s.Compressing {
+			how += ", which the peer cannot take"
+		}
+		row("sent", "%s for %s of data; %s of zeros left out, %s, %s", volume.Bytes(int64(s.SentBytes)), volume.Bytes(int64(s.RawBytes)), volume.Bytes(int64(s.ElidedBytes)), how, limit)
 		if s.LastError != "" && !s.Connected {
 			row("last_error", "%s", s.LastError)
 		}

@@ -13,7 +13,7 @@ import (
 
 const (
 	recvBytes  = 256 << 10
-	smallBody  = 4 << 10   // frames up to that size may use the reserved room
+	smallBody  = 4 << 10   // frames up to that size that carry no data may use the reserved room
 	reserve    = 128 << 10 // of the out buffer, for acknowledgements and heartbeats
 	perRecord  = 64        // more than TLS adds to a record of at most 16 KiB
 	recordSize = 16 << 10
@@ -125,7 +125,7 @@ func (c *Conn) Send(f *wire.Frame) bool {
 		need += (n/recordSize + 2) * perRecord
 	}
 	limit := cap(c.filling) - reserve
-	if len(f.Body) <= smallBody {
+	if len(f.Body) <= smallBody && !f.Kind.IsData() {
 		limit = cap(c.filling)
 	}
 	if len(c.filling)+need > limit {

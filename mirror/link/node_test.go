@@ -3,6 +3,7 @@ package link
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -283,4 +284,60 @@ func fill(b []byte, seed int) []byte {
 		b[i] = byte(seed + i*7 + i>>9)
 	}
 	return b
+}
+
+// Compression is turned on and off while the volume serves; what arrives is what was written, and
+// far fewer bytes cross. Zeros do not cross at all, not even in a full sync.
+func TestCompressedSession(t *testing.T) {
+	onLoop(t, func(l *uring.Loop) {
+		p := newNodePair(t, l, func(addr string) []string { return []string{addr} }, nil)
+		defer p.close()
+		want := make([]byte, ramBytes)
+		text := []byte(strings.Repeat("a line of a log file, like those before it\n", 64<<10/43))
+		at := int64(0)
+		load := func(b []byte) (wire, raw uint64) {
+			before := p.half[0].node.Status()
+			for range 8 {
+				copy(want[at:], b)
+				p.write(at, want[at:][:64<<10])
+				at += 64 << 10
+			}
+			after := p.half[0].node.Status()
+			return after.SentBytes - before.SentBytes, after.RawBytes - before.RawBytes
+		}
+		p.until("in sync", p.inSync)
+		if s := p.half[0].node.Status(); s.SentBytes > ramBytes/100 {
+			t.Errorf("%d bytes were sent for a full sync of zeros", s.SentBytes)
+		}
+		if sent, raw := load(text); sent != raw || raw < 8*64<<10 {
+			t.Errorf("off: %d bytes sent for %d", sent, raw)
+		}
+		out := p.half[0].net.conn.BytesOut
+		if sent, raw := load(make([]byte, 64<<10)); sent > raw-8*64<<10+8*64 { // headers, and no more
+			t.Errorf("zeros: %d bytes sent for %d", sent, raw)
+		}
+		if err := p.half[0].node.SetCompress(true); err != nil {
+			t.Fatal(err)
+		}
+		if sent, raw := load(text); sent > raw/10 || !p.half[0].node.Status().Compressing {
+			t.Errorf("zstd: %d bytes sent for %d", sent, raw)
+		}
+		if n := p.half[0].net.conn.BytesOut - out; n > 100<<10 {
+			t.Errorf("%d bytes crossed the connection", n)
+		}
+		random := make([]byte, 64<<10)
+		rand.NewChaCha8([32]byte{}).Read(random)
+		if sent, raw := load(random); sent != raw || p.half[0].node.Status().Pack.Skipped == 0 {
+			t.Errorf("random: %d bytes sent for %d", sent, raw)
+		}
+		if err := p.half[0].node.SetCompress(false); err != nil {
+			t.Fatal(err)
+		}
+		if sent, raw := load(text); sent != raw {
+			t.Errorf("off again: %d bytes sent for %d", sent, raw)
+		}
+		p.same(want)
+		s := p.half[0].node.Status()
+		t.Logf("%d bytes sent for %d: %+v", s.SentBytes, s.RawBytes, s.Pack)
+	})
 }

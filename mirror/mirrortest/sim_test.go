@@ -181,12 +181,13 @@ func (p *Pair) crashPrimary() {
 	}
 }
 
-// tune gives some seeds a link that is limited.
+// tune gives some seeds a link that is limited, and some one that compresses.
 func tune(seed uint64) func(*mirror.Options) {
 	return func(o *mirror.Options) {
 		if seed%7 == 4 || seed%7 == 5 {
 			o.RateLimit = 8 << 20
 		}
+		o.Compress = seed%7 == 5 || seed%7 == 6
 	}
 }
 

@@ -28,7 +28,7 @@ var arrows = map[string][]string{
 	"ublk":              {"uring", "ublk/blk", "x/sys"},
 	"dcd/seglog":        {"ublk/blk", "github.com/cespare/xxhash/v2"},
 	"dcd":               {"ublk/blk", "dcd/seglog"},
-	"mirror/wire":       {},
+	"mirror/wire":       {"github.com/klauspost/compress/zstd"},
 	"mirror/link":       {"mirror/wire", "uring", "x/sys"},
 	"mirror":            {"ublk/blk", "dcd", "dcd/seglog", "mirror/wire"},
 	"mirror/mirrortest": {"mirror", "mirror/wire", "dcd", "dcd/seglog", "ublk/blk", "ublk/blk/blktest"},

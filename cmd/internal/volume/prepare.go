@@ -37,6 +37,7 @@ type Settings struct {
 	Plain               *bool // no encryption after the handshake
 	WriteCache          *bool // acknowledge from RAM
 	RateLimit           *int64
+	Compress            *string
 	LowWater, HighWater int
 	RAMBytes            int64 // of a log that is made
 	Queues              int   // hardware queues
@@ -65,6 +66,9 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	}
 	if s.RateLimit != nil {
 		c.RateLimit = *s.RateLimit
+	}
+	if s.Compress != nil {
+		c.Compress = *s.Compress
 	}
 	if s.LowWater > 0 {
 		c.LowWater = s.LowWater

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -39,6 +40,10 @@ var SettingList = []Setting{
 	}},
 	{"rate-limit", "bytes of data sent to the peer per second, such as 10M, or off", func(c *Config) string { return rateText(c.RateLimit) }, func(c *Config, v string) (err error) {
 		c.RateLimit, err = ParseRate(v)
+		return err
+	}},
+	{"compress", "zstd or off: data on its way to the peer", func(c *Config) string { return cmp.Or(c.Compress, "off") }, func(c *Config, v string) (err error) {
+		c.Compress, err = ParseCompress(v)
 		return err
 	}},
 	{"low-water", "per cent of the log from which destage does not wait for an idle disk", func(c *Config) string {
@@ -109,6 +114,17 @@ func parseYesNo(v string) (bool, error) {
 	return false, fmt.Errorf("%q: say yes or no", v)
 }
 
+// ParseCompress gives what a configuration keeps: zstd, or nothing for off.
+func ParseCompress(v string) (string, error) {
+	switch v {
+	case "zstd":
+		return v, nil
+	case "off":
+		return "", nil
+	}
+	return "", fmt.Errorf("%q: say zstd or off", v)
+}
+
 func percent(v string, to *int) error {
 	n, err := strconv.Atoi(strings.TrimSuffix(v, "%"))
 	if err != nil || n < 1 || n > 95 {
@@ -175,7 +191,7 @@ func (s *Server) set(want map[string]string) (any, error) {
 		if n.Role == Primary {
 			s.stack.node.SetMode(mode)
 		}
-		err = s.stack.node.SetRateLimit(n.RateLimit)
+		err = errors.Join(s.stack.node.SetRateLimit(n.RateLimit), s.stack.node.SetCompress(n.Compress != ""))
 	})
 	return n.Get(), errors.Join(e, err)
 }

@@ -96,6 +96,13 @@ type Status struct {
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
 	RateLimit        int64    `json:"rate_limit_bytes_per_second"` // 0: none
 	SentBytes        uint64   `json:"sent_data_bytes_total"`
+	RawBytes         uint64   `json:"sent_data_raw_bytes_total"` // what it stands for
+	ElidedBytes      uint64   `json:"elided_zero_bytes_total"`   // blocks of zeros left out of it
+	Compress         string   `json:"compress"`                  // off or zstd, as set
+	Compressing      bool     `json:"compressing"`               // and the peer can take it
+	CompressTried    uint64   `json:"compress_tried_total"`      // frames
+	CompressShrunk   uint64   `json:"compress_shrunk_total"`     // of them, sent compressed
+	CompressSkipped  uint64   `json:"compress_not_tried_total"`  // after too many that did not shrink
 }
 
 // Status asks the loop.
@@ -124,7 +131,11 @@ func (s *Server) Status() (any, error) {
 		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
 		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
 		HeartbeatSeconds: mirror.DefaultHeartbeat / 1e9, PeerDeadSeconds: mirror.DefaultPeerDead / 1e9,
-		RateLimit: st.RateLimit, SentBytes: st.SentBytes}
+		RateLimit: st.RateLimit, SentBytes: st.SentBytes, RawBytes: st.RawBytes, ElidedBytes: st.Pack.ElidedBytes,
+		Compress: "off", Compressing: st.Compressing, CompressTried: st.Pack.Tried, CompressShrunk: st.Pack.Shrunk, CompressSkipped: st.Pack.Skipped}
+	if st.Compress {
+		v.Compress = "zstd"
+	}
 	v.cache(&st.Cache)
 	v.QueueRequests = queues
 	if st.SyncTotal > 0 {
