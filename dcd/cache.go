@@ -74,6 +74,7 @@ type Cache struct {
 	held    bool
 	remote  bool // the peer's copy is the volume: see SetRemote
 	stopped bool // every request is refused: see Refuse
+	closed  bool // writes are refused: see RefuseWrites
 	doubt   bool // a lost disk may be made up for by the peer: see Doubt
 	parked  blk.Queue
 
@@ -278,6 +279,9 @@ func (c *Cache) Hold(on bool) { c.held = on }
 
 // Refuse makes every request fail with EIO, those that wait too, until it is taken back.
 func (c *Cache) Refuse(on bool) { c.stopped = on }
+
+// RefuseWrites makes writes fail with EIO, those that wait too, until it is taken back; reads are served.
+func (c *Cache) RefuseWrites(on bool) { c.closed = on }
 
 // Doubt makes writes wait, instead of fail, when data disk or log is found lost: a peer that is
 // in sync may stand in, and whoever replicates then says SetRemote, or takes the doubt back.

@@ -20,7 +20,7 @@ func (c *Cache) ackable() seglog.LSN {
 func (c *Cache) acknowledge(now blk.Instant) {
 	limit := c.ackable()
 	for r := c.waiting.Head(); r != nil; r = c.waiting.Head() {
-		failed := c.stopped || c.logErr != nil && !c.remote && !c.doubt && r.LSN > c.log.Durable()
+		failed := c.stopped || c.closed && r.LSN > limit || c.logErr != nil && !c.remote && !c.doubt && r.LSN > c.log.Durable()
 		if !failed && (r.LSN > limit || c.held) {
 			return
 		}
@@ -40,14 +40,14 @@ func (c *Cache) acknowledge(now blk.Instant) {
 // writable reports whether new writes can be kept: with log and data disk, or with a peer that
 // stands in for what is lost.
 func (c *Cache) writable() bool {
-	return !c.stopped && (c.remote || c.logErr == nil && c.dataErr == nil)
+	return !c.stopped && !c.closed && (c.remote || c.logErr == nil && c.dataErr == nil)
 }
 
 // commit is the group commit: while no append is in flight, everything that waits goes into
 // segments, one record a request, up to what a segment holds.
 func (c *Cache) commit(now blk.Instant) (wake int64) {
 	if !c.writable() {
-		if c.doubt && !c.stopped {
+		if c.doubt && !c.stopped && !c.closed {
 			return blk.Never
 		}
 		for r := c.pending.Pop(); r != nil; r = c.pending.Pop() {

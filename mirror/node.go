@@ -73,9 +73,10 @@ type Options struct {
 	Event   func(Event)
 	Timing  Timing
 
-	Discard   bool  // the user says: what only this secondary has is given up
-	Compress  bool  // data is compressed on the way to the peer
-	RateLimit int64 // bytes of data sent per second; 0: no limit
+	OnDisconnect OnDisconnect
+	Discard      bool  // the user says: what only this secondary has is given up
+	Compress     bool  // data is compressed on the way to the peer
+	RateLimit    int64 // bytes of data sent per second; 0: no limit
 
 	StartAlone bool // the user says: serve although the peer cannot be asked
 	Reattached bool // the supervisor put this server in a dead one's place: serve at once
@@ -115,6 +116,7 @@ type Node struct {
 	wanted       Mode   // that SetMode asked for, not in force yet; 0: none
 	wantedAt     uint64 // superblock ticket that must be durable before
 	remoteMode   bool
+	suspended    bool // the peer is away, and writes wait or fail: see OnDisconnect
 	remoteAsked  bool
 	remoteDown   int64 // since when the peer is away while remote; 0: it is there
 	bound        bool  // acknowledgements wait for the peer, as the mode says

@@ -38,6 +38,8 @@ func (n *Node) policy() (wake int64) {
 	case n.remoteMode:
 		n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, n.ship.durable
 		return n.remoteWait()
+	case n.suspended:
+		n.resumeWrites()
 	case n.bound:
 		n.limitBound()
 	case n.unboundAt > 0:
@@ -85,7 +87,7 @@ func (n *Node) tryBind() {
 // durable, the marks cleared durably, in this order.
 func (n *Node) clearMarks() {
 	const alone = seglog.Degraded | seglog.Ahead
-	if !n.bound || n.ship.durable < n.boundAt || n.lacks() {
+	if !n.bound || n.suspended || n.ship.durable < n.boundAt || n.lacks() {
 		return
 	}
 	drop := alone
@@ -99,11 +101,15 @@ func (n *Node) clearMarks() {
 
 // inSync reports whether the peer has, or will at once have, everything that was acknowledged.
 func (n *Node) inSync() bool {
-	return n.s.up && n.bound && n.ship.durable >= n.boundAt && n.marks()&seglog.Degraded == 0 && !n.lacks() && n.log.Updated() >= n.clearing
+	return n.s.up && n.bound && !n.suspended && n.ship.durable >= n.boundAt && n.marks()&seglog.Degraded == 0 && !n.lacks() && n.log.Updated() >= n.clearing
 }
 
 // unbind makes acknowledgements independent of the peer, once a durable mark says so.
 func (n *Node) unbind(reason string) {
+	if n.o.OnDisconnect != Continue && n.ready && n.marks()&seglog.Degraded == 0 {
+		n.suspend(reason)
+		return
+	}
 	n.bound = false
 	const want = seglog.Degraded | seglog.Ahead | seglog.HasPeer
 	if n.marks()&want == want && n.log.Updated() >= n.clearing && n.unboundAt == 0 {

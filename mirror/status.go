@@ -13,6 +13,7 @@ type Status struct {
 	Primary, Ready                   bool
 	State, Reason                    string
 	Mode                             Mode
+	OnDisconnect                     OnDisconnect
 	Connected                        bool
 	Peer                             string
 	LastError                        string
@@ -55,6 +56,7 @@ const (
 	StateCatchingUp  = "catching up"
 	StateFullSync    = "full sync"
 	StateRemote      = "remote"
+	StateSuspended   = "suspended"
 	StateWaiting     = "waiting for the peer"
 	StateFenced      = "fenced"
 	StateDiverged    = "diverged"
@@ -102,6 +104,10 @@ func (n *Node) word() (state, why string) {
 		return StateRemote, n.reason
 	case !n.ready:
 		return StateWaiting, "the peer is asked before anything is served: " + n.s.lastErr
+	case n.suspended && n.o.OnDisconnect == Error:
+		return StateSuspended, "the peer is away or behind, and writes fail (on-disconnect=error): " + n.s.lastErr
+	case n.suspended:
+		return StateSuspended, "the peer is away or behind, and writes wait (on-disconnect=suspend): " + n.s.lastErr
 	case n.s.up && n.full.active:
 		return StateFullSync, "the peer gets everything anew"
 	case n.inSync():
@@ -127,7 +133,7 @@ func (n *Node) secondaryWord() (state, why string) {
 // Status tells what the node is doing.
 func (n *Node) Status() Status {
 	sup := n.log.Super()
-	s := Status{Primary: n.primary, Ready: n.Ready(), State: n.state, Reason: n.reason, Mode: n.o.Mode, Connected: n.s.up, LastError: n.s.lastErr, Term: sup.Term, Marks: sup.Marks, Volume: sup.Volume,
+	s := Status{Primary: n.primary, Ready: n.Ready(), State: n.state, Reason: n.reason, Mode: n.o.Mode, OnDisconnect: n.o.OnDisconnect, Connected: n.s.up, LastError: n.s.lastErr, Term: sup.Term, Marks: sup.Marks, Volume: sup.Volume,
 		Sealed: n.log.Sealed(), Durable: n.log.Durable(), Shipped: n.ship.to, Received: n.ship.received, RemoteDurable: n.ship.durable, RoundTripNanos: n.s.rtt,
 		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent, RawBytes: n.rawBytes,
 		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}

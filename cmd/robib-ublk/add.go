@@ -57,17 +57,18 @@ func (m *making) request(role volume.Role) (volume.Request, error) {
 // AddCmd makes or reopens a volume on the machine that uses it.
 type AddCmd struct {
 	making
-	Remote     string `help:"The machine that holds the second copy, HOST:PORT; several addresses of it, separated by commas, are tried in turn, the last good one first." placeholder:"ADDR,..."`
-	Pair       string `help:"The pairing token that serve printed, or - to read it from standard input." placeholder:"TOKEN"`
-	RateLimit  string `help:"The most bytes of data sent to the peer per second, such as 10M or 100mbit; off lifts it. Heartbeats and acknowledgements do not wait for it." placeholder:"RATE"`
-	Compress   string `enum:",zstd,off" default:"" help:"zstd compresses data on its way to the peer (off by default); blocks of zeros are never sent." placeholder:"ZSTD|OFF"`
-	Mode       string `help:"What an acknowledged write stands for: sync (durable on both machines, the default), semisync (durable here, received there) or async (durable here)." placeholder:"MODE"`
-	ID         int    `default:"-1" help:"The N of /dev/ublkbN; -1 takes the first that is free."`
-	Bypass     *int   `help:"MiB of a sequential run after which further writes go straight to the disk, when there is no peer; 0: never (default 4, and never on a disk with an arm)." placeholder:"MIB"`
-	Queues     int    `help:"Hardware queues of the device, 1 to 8, and no more than CPUs (default 1)." placeholder:"N"`
-	WriteCache *bool  `negatable:"" help:"Acknowledge writes from RAM, as a disk with a volatile cache does: they are safe once flushed. A killed server loses none of them, a power cut what was not flushed."`
-	DegradedOK bool   `name:"degraded-ok" help:"Begin although the peer cannot be reached."`
-	StartAlone bool   `help:"Serve although the peer cannot be asked whether it has newer writes."`
+	Remote       string `help:"The machine that holds the second copy, HOST:PORT; several addresses of it, separated by commas, are tried in turn, the last good one first." placeholder:"ADDR,..."`
+	Pair         string `help:"The pairing token that serve printed, or - to read it from standard input." placeholder:"TOKEN"`
+	RateLimit    string `help:"The most bytes of data sent to the peer per second, such as 10M or 100mbit; off lifts it. Heartbeats and acknowledgements do not wait for it." placeholder:"RATE"`
+	Compress     string `enum:",zstd,off" default:"" help:"zstd compresses data on its way to the peer (off by default); blocks of zeros are never sent." placeholder:"ZSTD|OFF"`
+	Mode         string `help:"What an acknowledged write stands for: sync (durable on both machines, the default), semisync (durable here, received there) or async (durable here)." placeholder:"MODE"`
+	OnDisconnect string `help:"What writes do when the peer is lost: continue (the default: degrade, and catch up later), suspend (wait) or error (fail)." placeholder:"WORD"`
+	ID           int    `default:"-1" help:"The N of /dev/ublkbN; -1 takes the first that is free."`
+	Bypass       *int   `help:"MiB of a sequential run after which further writes go straight to the disk, when there is no peer; 0: never (default 4, and never on a disk with an arm)." placeholder:"MIB"`
+	Queues       int    `help:"Hardware queues of the device, 1 to 8, and no more than CPUs (default 1)." placeholder:"N"`
+	WriteCache   *bool  `negatable:"" help:"Acknowledge writes from RAM, as a disk with a volatile cache does: they are safe once flushed. A killed server loses none of them, a power cut what was not flushed."`
+	DegradedOK   bool   `name:"degraded-ok" help:"Begin although the peer cannot be reached."`
+	StartAlone   bool   `help:"Serve although the peer cannot be asked whether it has newer writes."`
 }
 
 // Run checks, pairs, starts the supervisor, and returns when the device is live.
@@ -107,6 +108,10 @@ func (a *AddCmd) Run(cli *CLI) error {
 	if a.Pair != "" && a.Remote == "" {
 		return volume.Usagef("--pair needs --remote")
 	}
+	if _, err := mirror.ParseOnDisconnect(a.OnDisconnect); err != nil {
+		return volume.Usagef("--%v", err)
+	}
+	q.OnDisconnect = a.OnDisconnect
 	if a.Queues < 0 || a.Queues > ublk.MaxQueues {
 		return volume.Usagef("--queues %d: 1 to %d", a.Queues, ublk.MaxQueues)
 	}

@@ -34,35 +34,36 @@ const (
 
 // Config is what a machine remembers of a volume between runs.
 type Config struct {
-	Name       string `json:"name"`
-	Role       Role   `json:"role"`
-	Volume     string `json:"volume_uuid"` // "" until a new secondary has met its primary
-	LogID      string `json:"log_uuid"`
-	Disk       string `json:"disk"`
-	DiskID     string `json:"disk_identity"`
-	DiskBytes  int64  `json:"disk_bytes"`
-	DiskBlock  int    `json:"disk_block_bytes"`
-	Log        string `json:"log"`
-	LogBytes   int64  `json:"log_bytes"`
-	LogOwned   bool   `json:"log_owned"` // the log is a file we made: forgotten volumes take it along
-	Remote     string `json:"remote,omitempty"`
-	Listen     string `json:"listen,omitempty"`
-	Mode       string `json:"mode"`
-	Plain      bool   `json:"encrypt_off,omitempty"` // after the handshake
-	DeviceID   int    `json:"device_id"`             // wanted ublk id; -1 any
-	Queues     int    `json:"queues,omitempty"`      // hardware queues; 0: one
-	BypassMiB  int    `json:"bypass_mib,omitempty"`  // of a sequential run after which writes go past the log; 0: the default, -1: never
-	RAMBytes   int64  `json:"ram_bytes,omitempty"`
-	Ordered    bool   `json:"ordered,omitempty"`
-	WriteCache bool   `json:"write_cache,omitempty"`
-	LowWater   int    `json:"low_water_percent,omitempty"` // 0: the default
-	HighWater  int    `json:"high_water_percent,omitempty"`
-	RateLimit  int64  `json:"rate_limit_bytes_per_second,omitempty"` // of data sent to the peer
-	Compress   string `json:"compress,omitempty"`                    // zstd; "" is off
-	PeerKey    string `json:"peer_key,omitempty"`                    // fingerprint of the pinned peer
-	Overwrite  bool   `json:"overwrite,omitempty"`
-	Demoted    bool   `json:"demoted,omitempty"`     // a stopped primary shall come back as a secondary
-	FirstAlone bool   `json:"first_alone,omitempty"` // --degraded-ok at the first add
+	Name         string `json:"name"`
+	Role         Role   `json:"role"`
+	Volume       string `json:"volume_uuid"` // "" until a new secondary has met its primary
+	LogID        string `json:"log_uuid"`
+	Disk         string `json:"disk"`
+	DiskID       string `json:"disk_identity"`
+	DiskBytes    int64  `json:"disk_bytes"`
+	DiskBlock    int    `json:"disk_block_bytes"`
+	Log          string `json:"log"`
+	LogBytes     int64  `json:"log_bytes"`
+	LogOwned     bool   `json:"log_owned"` // the log is a file we made: forgotten volumes take it along
+	Remote       string `json:"remote,omitempty"`
+	Listen       string `json:"listen,omitempty"`
+	Mode         string `json:"mode"`
+	Plain        bool   `json:"encrypt_off,omitempty"`   // after the handshake
+	DeviceID     int    `json:"device_id"`               // wanted ublk id; -1 any
+	OnDisconnect string `json:"on_disconnect,omitempty"` // "": continue
+	Queues       int    `json:"queues,omitempty"`        // hardware queues; 0: one
+	BypassMiB    int    `json:"bypass_mib,omitempty"`    // of a sequential run after which writes go past the log; 0: the default, -1: never
+	RAMBytes     int64  `json:"ram_bytes,omitempty"`
+	Ordered      bool   `json:"ordered,omitempty"`
+	WriteCache   bool   `json:"write_cache,omitempty"`
+	LowWater     int    `json:"low_water_percent,omitempty"` // 0: the default
+	HighWater    int    `json:"high_water_percent,omitempty"`
+	RateLimit    int64  `json:"rate_limit_bytes_per_second,omitempty"` // of data sent to the peer
+	Compress     string `json:"compress,omitempty"`                    // zstd; "" is off
+	PeerKey      string `json:"peer_key,omitempty"`                    // fingerprint of the pinned peer
+	Overwrite    bool   `json:"overwrite,omitempty"`
+	Demoted      bool   `json:"demoted,omitempty"`     // a stopped primary shall come back as a secondary
+	FirstAlone   bool   `json:"first_alone,omitempty"` // --degraded-ok at the first add
 }
 
 var nameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$`)

@@ -17,17 +17,18 @@ import (
 
 // Request is what a user asked `add` or `serve` for.
 type Request struct {
-	Role       Role
-	Name       string
-	Disk, Log  string
-	LogBytes   int64
-	CreateLog  bool // a blank log device may be formatted
-	Overwrite  bool // what is found on log or secondary's disk may be destroyed
-	Remote     string
-	Listen     string
-	Mode       string
-	DeviceID   int
-	DegradedOK bool
+	Role         Role
+	Name         string
+	Disk, Log    string
+	LogBytes     int64
+	CreateLog    bool // a blank log device may be formatted
+	Overwrite    bool // what is found on log or secondary's disk may be destroyed
+	Remote       string
+	Listen       string
+	Mode         string
+	DeviceID     int
+	DegradedOK   bool
+	OnDisconnect string
 	Settings
 }
 
@@ -177,7 +178,7 @@ func prepareKnown(c *Config, q Request) (*Prepared, error) {
 	for _, o := range []struct {
 		given string
 		kept  *string
-	}{{q.Remote, &c.Remote}, {q.Listen, &c.Listen}, {q.Mode, &c.Mode}} {
+	}{{q.Remote, &c.Remote}, {q.Listen, &c.Listen}, {q.Mode, &c.Mode}, {q.OnDisconnect, &c.OnDisconnect}} {
 		if o.given != "" && o.given != *o.kept {
 			*o.kept, changed = o.given, true
 		}
@@ -287,7 +288,7 @@ func prepareNew(q Request) (_ *Prepared, err error) {
 		return nil, err
 	}
 	c := &Config{Name: q.Name, Role: q.Role, Disk: q.Disk, DiskID: info.Identity, DiskBytes: info.SizeBytes, DiskBlock: int(info.LogicalBytes),
-		Remote: q.Remote, Listen: q.Listen, Mode: q.Mode, DeviceID: q.DeviceID, FirstAlone: q.DegradedOK}
+		Remote: q.Remote, Listen: q.Listen, Mode: q.Mode, DeviceID: q.DeviceID, FirstAlone: q.DegradedOK, OnDisconnect: q.OnDisconnect}
 	if c.Mode == "" {
 		c.Mode = "sync"
 	}

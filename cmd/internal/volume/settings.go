@@ -46,6 +46,14 @@ var SettingList = []Setting{
 		c.Compress, err = ParseCompress(v)
 		return err
 	}},
+	{"on-disconnect", "what writes do when the peer is lost: continue, suspend or error", func(c *Config) string {
+		d, _ := mirror.ParseOnDisconnect(c.OnDisconnect)
+		return d.String()
+	}, func(c *Config, v string) error {
+		_, err := mirror.ParseOnDisconnect(v)
+		c.OnDisconnect = v
+		return err
+	}},
 	{"low-water", "per cent of the log from which destage does not wait for an idle disk", func(c *Config) string {
 		lo, _ := dcd.Watermarks(c.LowWater, c.HighWater)
 		return strconv.Itoa(lo)
@@ -179,6 +187,10 @@ func (s *Server) set(want map[string]string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	lost, err := mirror.ParseOnDisconnect(n.OnDisconnect)
+	if err != nil {
+		return nil, err
+	}
 	if n.Remote != "" {
 		addrs, err := link.ParseAddresses(n.Remote)
 		if err != nil {
@@ -190,6 +202,7 @@ func (s *Server) set(want map[string]string) (any, error) {
 		s.stack.cache.Tune(n.LowWater, n.HighWater, n.Ordered, n.bypassBytes())
 		if n.Role == Primary {
 			s.stack.node.SetMode(mode)
+			s.stack.node.SetOnDisconnect(lost)
 		}
 		err = errors.Join(s.stack.node.SetRateLimit(n.RateLimit), s.stack.node.SetCompress(n.Compress != ""))
 	})

@@ -132,7 +132,11 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	if err != nil {
 		return err
 	}
-	m := mirror.Options{Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
+	lost, err := mirror.ParseOnDisconnect(c.OnDisconnect)
+	if err != nil {
+		return err
+	}
+	m := mirror.Options{OnDisconnect: lost, Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
 		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach, Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
 		Discard: k.s.o.Discard,
 		Event:   func(e mirror.Event) { k.event(e) }, Keep: k.keep}
