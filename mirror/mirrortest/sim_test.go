@@ -8,6 +8,7 @@ import (
 
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/mirror/wire"
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
@@ -191,10 +192,14 @@ func tune(seed uint64) func(*mirror.Options) {
 	}
 }
 
+// tap sees the frames of every run, if set.
+var tap func(from int, f *wire.Frame)
+
 // run runs one seed: load and disturbances, then either convergence or failover.
 func run(seed uint64, mode mirror.Mode) (p *Pair, err error) {
 	defer catch(seed, &p, &err)
 	p = NewTunedPair(seed, mode, fail, tune(seed))
+	p.Net.Tap = tap
 	p.until("the first full sync", func() bool { return p.state(0) == mirror.StateInSync })
 	for range 1 + p.W.Rand.IntN(4) {
 		p.Load.Left = 40 + p.W.Rand.IntN(300)

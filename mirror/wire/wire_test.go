@@ -93,27 +93,3 @@ func TestHeadAllocatesNothing(t *testing.T) {
 		t.Fatal(n)
 	}
 }
-
-func FuzzMessages(f *testing.F) {
-	h := sampleHello()
-	f.Add(h.Encode())
-	f.Add(EncodePoints([]Point{{1, 2}}))
-	d := DecisionMsg{Way: Stream, Reason: "x"}
-	f.Add(d.Encode())
-	b := make([]byte, HeadBytes)
-	PutHead(b, &Frame{Kind: Hello})
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		DecodeHello(b)
-		DecodeDecision(b)
-		DecodePoints(b)
-		if r, _, err := ParseRange(b, 1<<30); err == nil && (r.Offset < 0 || r.Offset+r.Length > 1<<30) {
-			t.Fatalf("%+v", r)
-		}
-		if len(b) >= HeadBytes {
-			if _, n, err := ParseHead(b); err == nil && n > MaxBody {
-				t.Fatal(n)
-			}
-		}
-	})
-}
