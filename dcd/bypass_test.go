@@ -10,7 +10,7 @@ import (
 
 // Sequential runs that go past the log, among everything else, over crashes.
 func TestSimulationOfTheBypass(t *testing.T) {
-	n := blktest.Seeds(t, 40)
+	n := blktest.Seeds(t, 25)
 	var past, crashes uint64
 	for seed := range uint64(n) {
 		s, err := runSimWith(seed, variant{bypass: true})

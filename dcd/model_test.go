@@ -363,7 +363,7 @@ func modelRun(from *began, ops, idles, deepest int) (x *explorer, err error) {
 }
 
 func TestEveryHistoryOfASmallModel(t *testing.T) {
-	deepest := 3
+	deepest := 2
 	if os.Getenv("ROBIB_SEEDS") != "" {
 		deepest, again = 7, 1
 	}

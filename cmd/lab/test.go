@@ -27,7 +27,8 @@ type TestCmd struct {
 // vmBatches share a boot each: the packages' tests with build tag vm, by regular expression.
 var vmBatches = []struct{ pkg, run string }{
 	{"./ublk", "."},
-	{"./cmd/lab/e2e", "^(TestFio|TestFioAsync|TestRefusals|TestMarker|TestLogTools|TestZeroing|TestWriteCache|TestQueues|TestLostStateDirectory)$"},
+	{"./cmd/lab/e2e", "^(TestFio|TestFioAsync|TestRefusals|TestMarker)$"},
+	{"./cmd/lab/e2e", "^(TestLogTools|TestZeroing|TestWriteCache|TestQueues|TestLostStateDirectory)$"},
 	{"./cmd/lab/e2e", "^(TestFioKills|TestSecondaryKilled|TestFioLinkCut)$"},
 	{"./cmd/lab/e2e", "^(TestExt4)$"},
 	{"./cmd/lab/e2e", "^(TestXFS|TestDataDisks|TestSwapRoles|TestOldPrimaryReturns)$"},
