@@ -57,8 +57,8 @@ type latencyMadeUp struct {
 	Complete uint64
 	Dev      uint32
 	Status   uint32
-	Times    uint32
 	HasSlot  uint32
+	Pad      uint32
 }
 
 type latencyOutlier struct {
