@@ -129,14 +129,17 @@ func (d *Device) Threshold() (t time.Duration, rate int) {
 
 // Stats counts a device's events since AddDevice.
 type Stats struct {
-	Inserted, Issued, Completed uint64
-	Matched                     uint64 // completed with the server's stamps
-	Failed                      uint64 // completed with an error
-	Partial                     uint64 // completions of a part of a request
-	Unseen                      uint64 // completions whose issue was not seen, flush sequences' second ones among them
-	Merged                      uint64 // ended in another request
-	Full                        uint64 // not followed: too many in flight
-	Slow, Shed                  uint64 // outliers, and those of them not told of
+	Inserted  uint64 `json:"inserted"`
+	Issued    uint64 `json:"issued"`
+	Completed uint64 `json:"completed"`
+	Matched   uint64 `json:"matched"`       // completed with the server's stamps
+	Failed    uint64 `json:"failed"`        // completed with an error
+	Partial   uint64 `json:"partial"`       // completions of a part of a request
+	Unseen    uint64 `json:"unseen"`        // completions whose issue was not seen, flush sequences' second ones among them
+	Merged    uint64 `json:"merged"`        // ended in another request
+	Full      uint64 `json:"not_followed"`  // too many in flight
+	Slow      uint64 `json:"slow"`          // outliers
+	Shed      uint64 `json:"slow_not_told"` // outliers beyond the rate
 }
 
 // Snapshot is what a device's requests took since AddDevice, merged over the CPUs.
