@@ -127,6 +127,11 @@ func (d *Device) Threshold() (t time.Duration, rate int) {
 	return time.Duration(d.v.Threshold), int(d.v.Rate)
 }
 
+// Stop ends the device's counting, so that a Snapshot after it is of whole requests. Its place stays taken.
+func (d *Device) Stop() error {
+	return d.p.coll.Maps[latencyMapDevices].Delete(d.dev)
+}
+
 // Stats counts a device's events since AddDevice.
 type Stats struct {
 	Inserted  uint64 `json:"inserted"`

@@ -273,7 +273,7 @@ static __always_inline int describe(struct io *io, struct request *rq, const str
 	case 9: io->op = 4; break; // write zeroes
 	default: return 0;
 	}
-	io->sector = rq->__sector;
+	io->sector = io->op == 2 ? 0 : rq->__sector; // a flush has none
 	io->bytes = rq->__data_len;
 	io->device = d->index;
 	io->start = rq->start_time_ns;

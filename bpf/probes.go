@@ -20,7 +20,7 @@ type Options struct {
 	Slots    int  // of all devices together, queues × depth each; 0 where no server stamps
 	Inflight int  // requests in flight that are followed; 0: 8192
 	NoRing   bool // do without io_uring's tracepoint
-	Cost     bool // have the kernel time each program; that itself costs some 20 ns a run
+	Cost     bool // Measure while they are open
 }
 
 // Probes is one set of attached programs, for several devices. Its methods are for any goroutine.
@@ -45,8 +45,8 @@ type Program struct {
 	Gives      string // what is known by it
 	Attached   bool
 	Why        string // not attached
-	Runs       uint64
-	Nanos      uint64 // run time of all runs; 0 unless Options.Cost
+	Runs       uint64 // while Measure was on
+	Nanos      uint64 // of them
 	Missed     uint64 // events during another probe's run on the same CPU
 	prog       *ebpf.Program
 	need       bool
@@ -80,7 +80,7 @@ func Open(o Options) (*Probes, error) {
 		return nil, err
 	}
 	if o.Cost {
-		if p.stats, err = ebpf.EnableStats(statsRunTime); err != nil {
+		if p.stats, err = Measure(); err != nil {
 			p.stats = nil // the numbers are missing, nothing else
 		}
 	}
@@ -96,8 +96,12 @@ func Open(o Options) (*Probes, error) {
 	return p, nil
 }
 
-// statsRunTime is BPF_STATS_RUN_TIME.
-const statsRunTime = 0
+// Measure has the kernel count and time the runs of all BPF programs of the machine until the
+// closer is closed; that itself costs some 20 ns a run.
+func Measure() (io.Closer, error) {
+	const runTime = 0 // BPF_STATS_RUN_TIME
+	return ebpf.EnableStats(runTime)
+}
 
 // choose drops what this kernel does not have, and the test program.
 func (p *Probes) choose(spec *ebpf.CollectionSpec, kernel *btf.Spec, o Options) {

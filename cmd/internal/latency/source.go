@@ -91,10 +91,8 @@ func mono() int64 {
 // Device is the traced one, for its server's slots and sources.
 func (t *Tracer) Device() *bpf.Device { return t.dev }
 
-// Probes tells which are attached, and what they cost.
-func (t *Tracer) Probes() []Probe { return probes(t.probes) }
-
-func probes(p *bpf.Probes) []Probe {
+// Probes tells which of p are attached, and what they cost.
+func Probes(p *bpf.Probes) []Probe {
 	var list []Probe
 	for _, r := range p.Programs() {
 		q := Probe{Tracepoint: r.Tracepoint, Gives: r.Gives, Attached: r.Attached, Why: r.Why, Runs: r.Runs, Nanos: r.Nanos, Missed: r.Missed}
@@ -115,7 +113,7 @@ func (t *Tracer) Take() (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshot{Device: t.path, AtNanos: now, Since: t.since, Hists: pack(c), Counts: c.Stats, counted: c, Probes: probes(t.probes), Inflight: []Request{}}
+	s := &Snapshot{Device: t.path, AtNanos: now, Since: t.since, Hists: pack(c), Counts: c.Stats, counted: c, Probes: Probes(t.probes), Inflight: []Request{}}
 	slow, err := t.probes.Outliers()
 	if err != nil {
 		return nil, err
@@ -144,6 +142,9 @@ func (t *Tracer) Take() (*Snapshot, error) {
 
 // SetThreshold chooses outliers.
 func (t *Tracer) SetThreshold(d time.Duration, rate int) error { return t.dev.SetThreshold(d, rate) }
+
+// Stop ends the counting; what Take gives then is of whole requests.
+func (t *Tracer) Stop() error { return t.dev.Stop() }
 
 // Close detaches; the server must not use its slots any more.
 func (t *Tracer) Close() error { return t.probes.Close() }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -225,4 +226,13 @@ func ShowProbes(w io.Writer, list []Probe) {
 		}
 		fmt.Fprintf(w, "\truns  %d, %s, %d missed\n", p.Runs, cost, p.Missed)
 	}
+}
+
+// SlowEnd prints how many slow requests there were.
+func SlowEnd(w io.Writer, slow, shed uint64, limit time.Duration, seconds float64) {
+	fmt.Fprintf(w, "%d requests took %v or longer in %.1f s", slow, limit, seconds)
+	if shed > 0 {
+		fmt.Fprintf(w, "; %d of them are not shown: `rate N` shows up to N a second", shed)
+	}
+	fmt.Fprintln(w)
 }
