@@ -14,6 +14,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/robib-ublk/robib/uring"
 )
 
 // loop is a loop device on a file; it skips where there can be none.
@@ -482,5 +484,102 @@ func TestReasons(t *testing.T) {
 	}
 	if _, err := p.AddDevice(7<<8, 1, 128); err == nil {
 		t.Error("slots from nowhere")
+	}
+}
+
+// The server's ring tells when a tag's completion was posted.
+func TestPosted(t *testing.T) {
+	l := newLoop(t)
+	p := open(t, Options{Slots: 8})
+	d, err := p.AddDevice(l.rdev, 2, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := p.Programs()[4]; !r.Attached {
+		t.Skip(r.Why)
+	}
+	ring, err := uring.New(uring.Options{Entries: 8})
+	if err != nil {
+		t.Skip(err)
+	}
+	defer ring.Close()
+	if err := d.AddSource(os.Getpid(), 9, 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, data := range []uint64{9<<48 | 2, 9<<48 | 4, 8<<48 | 1} { // tag 2; no tag of this queue; another source
+		e := ring.Get()
+		e.Opcode, e.FD, e.UserData = 0, -1, data
+	}
+	if err := ring.Submit(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range d.Slots().Len() {
+		if _, posted := d.Slots().read(i); (posted != 0) != (i == 4+2) {
+			t.Errorf("slot %d posted at %d", i, posted)
+		}
+	}
+}
+
+// Stamps made while a request is in flight are joined with it, with queue and tag as the driver has them.
+func TestStampsOfRequestsInFlight(t *testing.T) {
+	l := newLoop(t)
+	p := open(t, Options{Slots: 8 * 256, NoRing: true})
+	d, err := p.AddDevice(l.rdev, 8, 256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ts unix.Timespec
+	now := func() int64 {
+		unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+		return ts.Nano()
+	}
+	s := &Snapshot{}
+	for end := time.Now().Add(20 * time.Second); s.Stats.Matched < 20 && time.Now().Before(end); {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			l.run(1000)
+		}()
+		for going := true; going; {
+			select {
+			case <-done:
+				going = false
+			default:
+			}
+			list, err := p.Inflight()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range list {
+				if r.Issue == 0 {
+					continue
+				}
+				if r.Tag < 0 {
+					t.Fatalf("no tag: %+v", r)
+				}
+				i := r.Queue*d.Slots().Depth + r.Tag
+				d.Slots().Stamp(i, Pickup, now())
+				d.Slots().Stamp(i, Committed, now())
+			}
+		}
+		if s, err = d.Snapshot(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.Stats.Matched < 20 {
+		t.Skipf("%d requests were slow enough to be stamped by another process", s.Stats.Matched)
+	}
+	var n, parts, total uint64
+	for op := range Ops {
+		h := &s.Hists[op]
+		n += h[StageComplete].Count
+		if h[StageComplete].Count != h[StageDispatch].Count || h[StageComplete].Count != h[StageCommit].Count || h[StageLog].Count != 0 {
+			t.Errorf("%v: %d, %d and %d of the stages", op, h[StageDispatch].Count, h[StageCommit].Count, h[StageComplete].Count)
+		}
+		parts += h[StageDispatch].Sum + h[StageCommit].Sum + h[StageComplete].Sum
+		total += h[StageDevice].Sum
+	}
+	if n != s.Stats.Matched || parts == 0 || parts > total {
+		t.Errorf("%d of %d matched; %d ns of %d", n, s.Stats.Matched, parts, total)
 	}
 }
