@@ -171,7 +171,7 @@ func (p *Probes) load(spec *ebpf.CollectionSpec) (err error) {
 		return nil
 	}
 	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("latency probes: not permitted: run as root, or with CAP_BPF and CAP_PERFMON: %w", err)
+		return fmt.Errorf("latency probes: %w: they need root, or CAP_BPF and CAP_PERFMON", os.ErrPermission)
 	}
 	for i := range p.list {
 		if r := &p.list[i]; !r.need && r.Why == "" {

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -63,13 +64,20 @@ func newLoop(t *testing.T) *loop {
 
 // counts are what the kernel completed: reads, writes, discards, flushes.
 func (l *loop) counts() (n [Ops]uint64) {
+	return l.stat(map[Op]int{Read: 0, Write: 4, Discard: 11, Flush: 15})
+}
+
+// millis is what reads took, in all, by the kernel's own account.
+func (l *loop) millis() uint64 { return l.stat(map[Op]int{Read: 3})[Read] }
+
+func (l *loop) stat(fields map[Op]int) (n [Ops]uint64) {
 	l.t.Helper()
 	raw, err := os.ReadFile("/sys/block/" + filepath.Base(l.path) + "/stat")
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	f := strings.Fields(string(raw))
-	for op, i := range map[Op]int{Read: 0, Write: 4, Discard: 11, Flush: 15} {
+	for op, i := range fields {
 		if n[op], err = strconv.ParseUint(f[i], 10, 64); err != nil {
 			l.t.Fatal(err)
 		}
@@ -170,18 +178,22 @@ func TestEveryRequestIsCounted(t *testing.T) {
 		t.Run("iostats="+iostats, func(t *testing.T) {
 			l.set("iostats", iostats)
 			p := open(t, Options{Cost: true})
-			before := l.counts()
+			before, took := l.counts(), l.millis()
 			d, err := p.AddDevice(l.rdev, 0, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			l.run(600)
+			l.run(2000)
 			s, err := d.Snapshot()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if iostats == "1" {
 				match(t, l, s, before)
+				mine, kernel := float64(s.Hists[Read][StageTotal].Sum)/1e6, float64(l.millis()-took)
+				if t.Logf("reads took %.1f ms, the kernel says %.0f", mine, kernel); math.Abs(mine-kernel) > 5+0.15*kernel {
+					t.Errorf("reads took %.1f ms, the kernel says %.0f", mine, kernel)
+				}
 				if s.Stats.Unseen == 0 {
 					t.Error("no flush completed twice: this kernel is not as described")
 				}

@@ -113,8 +113,12 @@ func (t *Text) Hist(w io.Writer, r *Report) {
 	}
 	show := func(ns uint64) string {
 		v := float64(ns) / per
-		if v < 16 && v != math.Trunc(v) {
+		switch {
+		case v == math.Trunc(v):
+		case v < 10:
 			return fmt.Sprintf("%.3f", v)
+		case v < 100:
+			return fmt.Sprintf("%.1f", v)
 		}
 		return fmt.Sprintf("%.0f", v)
 	}
