@@ -11,3 +11,5 @@ require (
 require github.com/cespare/xxhash/v2 v2.3.0
 
 require github.com/klauspost/compress v1.20.4
+
+require github.com/cilium/ebpf v0.22.0

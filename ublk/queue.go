@@ -31,7 +31,7 @@ type Queue struct {
 	maxIO  int
 
 	reqs   []blk.Request
-	stamps []blk.Stamps // nil: not traced
+	stamps []blk.Stamps // of a fake; Trace gives others
 	done   blk.Queue
 	now    blk.Instant
 	gone   int // tags that the driver does not serve any more
@@ -112,6 +112,9 @@ func (q *Queue) fetched(tag int, res int32) {
 	r.Offset, r.Length, r.Flags, r.Err = int64(d.startSector)*blk.SectorBytes, int64(d.nrSectors)*blk.SectorBytes, 0, 0
 	if d.opFlags&flagFUA != 0 {
 		r.Flags = blk.FUA
+	}
+	if r.Stamps != nil {
+		*r.Stamps = blk.Stamps{}
 	}
 	r.Stamp(blk.Pickup, q.now)
 	q.served++

@@ -258,3 +258,29 @@ func TestSpareBufferBecomesTheTags(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Traced requests begin with no stamps of the tag's last one; what is not traced has nowhere to put any.
+func TestTrace(t *testing.T) {
+	f, err := NewFake(&blk.Null{SizeBytes: 1 << 20}, 2, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stamps := make([]blk.Stamps, 2)
+	s := &Queues{list: []*Queue{f.Queue}}
+	s.Trace(func(queue, tag int) *blk.Stamps { return &stamps[queue*2+tag] })
+	for i := range stamps {
+		stamps[i] = blk.Stamps{blk.LogDone: 7, blk.Committed: 8}
+	}
+	f.Queue.now.Mono = 100
+	tag := f.Issue(blk.Read, 0, 0, 4096, nil)
+	s.Kick(blk.Instant{Mono: 130})
+	if want := (blk.Stamps{blk.Pickup: 100, blk.Committed: 130}); stamps[tag] != want {
+		t.Errorf("%v, want %v", stamps[tag], want)
+	}
+	s.Trace(nil)
+	tag = f.Issue(blk.Read, 0, 0, 4096, nil)
+	s.Kick(blk.Instant{Mono: 150})
+	if stamps[tag][blk.Committed] == 150 {
+		t.Error("stamped when not traced")
+	}
+}

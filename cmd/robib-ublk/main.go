@@ -36,6 +36,7 @@ type CLI struct {
 	Promote PromoteCmd `cmd:"" help:"Make this secondary the primary: its block device appears here."`
 	Demote  DemoteCmd  `cmd:"" help:"Make this primary a secondary: its device goes, the peer is brought level and can be promoted."`
 
+	Latency  LatencyCmd  `cmd:"" help:"Where the time of each request goes."`
 	Features FeaturesCmd `cmd:"" help:"Show what this kernel's ublk driver and io_uring offer."`
 	Key      KeyCmd      `cmd:"" help:"This machine's key, and the keys it trusts."`
 	Log      LogCmd      `cmd:"" help:"Look at a log device offline."`

@@ -166,6 +166,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 		row("peer_lsn", "shipped %d, received %d, durable %d, lag %d segments", s.Shipped, s.Received, s.RemoteDurable, s.LagSegments)
 		row("peer_reads", "%d served by the peer", s.PeerReads)
 	}
+	if s.Latency != "" {
+		row("latency", "%s", s.Latency)
+	}
 	row("volume", "%s  term %d  marks %s", s.Volume, s.Term, s.Marks)
 	row("server_pid", "%d  state changes in %s", s.ServerPID, logFile(s.Name))
 }

@@ -21,7 +21,7 @@ const module = "github.com/robib-ublk/robib/"
 // listed may import anything.
 var arrows = map[string][]string{
 	"uring":             {"x/sys"},
-	"bpf":               {},
+	"bpf":               {"github.com/cilium/ebpf", "github.com/cilium/ebpf/btf", "github.com/cilium/ebpf/link", "github.com/cilium/ebpf/ringbuf"},
 	"ublk/blk":          {},
 	"ublk/blk/filedev":  {"uring", "ublk/blk", "x/sys"},
 	"ublk/blk/blktest":  {"ublk/blk"},

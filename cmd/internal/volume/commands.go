@@ -8,14 +8,18 @@ import (
 	"time"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/cmd/internal/latency"
 	"github.com/robib-ublk/robib/cmd/internal/supervise"
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
 )
 
-// Do carries out a command of the control socket, one at a time.
+// Do carries out a command of the control socket, one at a time but for what only looks.
 func (s *Server) Do(ctx context.Context, command string, a control.Args, progress func(string)) (any, error) {
+	if command == latency.Command {
+		return s.latency(a.Set)
+	}
 	if !s.commit.TryLock() {
 		return nil, errors.New("another command is under way")
 	}

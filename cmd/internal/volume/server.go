@@ -51,6 +51,7 @@ type Server struct {
 	loopErr error
 	commit  sync.Mutex // one command that changes things at a time
 	socket  *control.Server
+	tracing tracing
 }
 
 // Run serves until the volume is stopped or deleted; it returns the process's exit code.
@@ -154,6 +155,7 @@ func (s *Server) bringUp() error {
 		return errors.Join(err, s.takeDown())
 	}
 	s.live = true
+	s.trace(s.dev)
 	return nil
 }
 
@@ -179,6 +181,7 @@ func (s *Server) takeOver(id int) error {
 		return err
 	}
 	s.live = true
+	s.trace(s.dev)
 	s.o.Logf("%s: %s goes on after %v", s.c.Name, dev.Path(), time.Since(s.begun).Round(time.Millisecond))
 	return nil
 }
@@ -247,11 +250,11 @@ func (s *Server) takeDown() error {
 		<-s.stack.tagsBack
 		s.live = false
 	}
-	var err error
+	err := s.untrace()
 	if e := s.stack.call(func() {
 		if q := s.stack.queue; q != nil {
 			s.stack.queue = nil
-			err = q.Close()
+			err = errors.Join(err, q.Close())
 		}
 	}); e != nil {
 		return e

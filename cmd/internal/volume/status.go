@@ -93,6 +93,7 @@ type Status struct {
 	ReadZero         uint64   `json:"read_zero_total"`
 	HitPercent       float64  `json:"read_hit_percent"`
 	UptimeSeconds    float64  `json:"uptime_s"`
+	Latency          string   `json:"latency,omitempty"` // "traced", or why requests' stages are not
 	HeartbeatSeconds float64  `json:"heartbeat_s"`
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
 	RateLimit        int64    `json:"rate_limit_bytes_per_second"` // 0: none
@@ -142,6 +143,7 @@ func (s *Server) Status() (any, error) {
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}
+	v.Latency = s.traced()
 	if s.live {
 		v.Device, v.DeviceID = s.dev.Path(), s.dev.ID()
 	}

@@ -1,0 +1,428 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// Where each block request's time goes: three block tracepoints, joined at completion with the
+// stamps that a ublk server left in a shared array. All times are ns of CLOCK_MONOTONIC.
+#include "kernel.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define OPS 5
+#define SUB 16       // buckets of one power of two: 4 sub-bits, at most 6.25 % wide
+#define TOP 40       // values from 2^TOP ns (18 min) on share the last bucket
+#define BUCKETS ((TOP - 3) * SUB)
+#define STAMPS 6     // pickup, log, data, peer sent, peer acked, commit
+#define COMMIT 5
+#define NO_SLOT (~0u)
+#define SECOND 1000000000ull
+
+enum stage {
+	QUEUE,    // made (or inserted) → issued
+	DISPATCH, // issued → picked up by the server
+	LOG, DATA, SENT, ACKED, COMMITTED, // what each stamp added to the latest one before it
+	COMPLETE, // committed → complete
+	DEVICE,   // issued → complete
+	RING,     // issued → completion entry posted in the server's ring
+	WAKE,     // posted → picked up
+	TOTAL,    // made → complete
+	STAGES,
+};
+
+enum counter { INSERTED, ISSUED, COMPLETED, MATCHED, FAILED, PARTIAL, UNSEEN, MERGED, FULL, SLOW, SHED, COUNTERS };
+
+struct hist {
+	__u64 count, sum, min, max;
+	__u64 buckets[BUCKETS];
+};
+
+// One traced device. base and depth place its tags in slots; queues is 0 where no server stamps.
+struct device {
+	__u64 threshold; // ns; slower requests are outliers; 0: none are
+	__u32 index, base, depth, queues;
+	__u32 rate; // outliers a second
+	__u32 pad;
+};
+
+// A tag's slot, one cache line. The server writes stamps before it commits; issue clears all.
+struct slot {
+	__u64 stamps[STAMPS];
+	__u64 posted;
+	__u64 pad;
+};
+
+// A request in flight.
+struct io {
+	__u64 start, insert, issue;
+	__u64 sector; // of 512 bytes
+	__u32 bytes, device, op, slot;
+};
+
+struct outlier {
+	struct io io;
+	__u64 stamps[STAMPS];
+	__u64 posted, complete;
+	__u32 status, pad;
+};
+
+// A ring's source of completions: one queue of one device.
+struct source {
+	__u32 pid, id;
+};
+
+struct span {
+	__u32 base, depth;
+};
+
+struct counters {
+	__u64 n[COUNTERS];
+};
+
+struct window {
+	__u64 second, count;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct device);
+} devices SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, OPS * STAGES);
+	__type(key, __u32);
+	__type(value, struct hist);
+} hists SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counters);
+} counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, struct io);
+} inflight SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct window);
+} windows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct source);
+	__type(value, struct span);
+} sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 18);
+} outliers SEC(".maps");
+
+const struct outlier *unused_outlier __attribute__((unused));
+
+static __always_inline void count(const struct device *d, enum counter c)
+{
+	__u32 key = d->index;
+	struct counters *s = bpf_map_lookup_elem(&counts, &key);
+	if (s)
+		s->n[c]++;
+}
+
+static __always_inline __u32 bucket(__u64 ns)
+{
+	__u32 e = 0;
+	__u64 v = ns;
+
+	if (ns < SUB)
+		return ns;
+	if (ns >> TOP)
+		return BUCKETS - 1;
+	if (v >> 32) { e += 32; v >>= 32; }
+	if (v >> 16) { e += 16; v >>= 16; }
+	if (v >> 8) { e += 8; v >>= 8; }
+	if (v >> 4) { e += 4; v >>= 4; }
+	if (v >> 2) { e += 2; v >>= 2; }
+	if (v >> 1) e += 1;
+	return (e - 3) * SUB + ((ns >> (e - 4)) & (SUB - 1));
+}
+
+static __noinline int record(__u32 row, __u32 stage, __u64 ns)
+{
+	__u32 key = row * STAGES + stage, b;
+	struct hist *h = bpf_map_lookup_elem(&hists, &key);
+
+	if (!h)
+		return 0;
+	if (!h->count || ns < h->min)
+		h->min = ns;
+	if (ns > h->max)
+		h->max = ns;
+	h->count++;
+	h->sum += ns;
+	b = bucket(ns);
+	if (b < BUCKETS)
+		h->buckets[b]++;
+	return 0;
+}
+
+// allowed reports whether one more outlier fits into this second.
+static __always_inline int allowed(const struct device *d, __u64 now)
+{
+	__u32 key = d->index;
+	__u64 second = now / SECOND;
+	struct window *w = bpf_map_lookup_elem(&windows, &key);
+
+	if (!w)
+		return 0;
+	if (w->second != second) { // two CPUs may both begin it: a few more than rate get through
+		w->second = second;
+		w->count = 0;
+	}
+	return __sync_fetch_and_add(&w->count, 1) < d->rate;
+}
+
+// account joins what is known of a request that completes at now. A stage is what it added to
+// the latest stamp before it, so that the stages of a request add up to its total.
+static __always_inline void account(const struct device *d, const struct io *io, const struct slot *s, __u64 now, __u32 status)
+{
+	__u32 row = d->index * OPS + io->op;
+	__u64 at = io->issue, total = now - io->start;
+
+	count(d, COMPLETED);
+	if (status)
+		count(d, FAILED);
+	record(row, QUEUE, io->issue - io->start);
+	record(row, DEVICE, now - io->issue);
+	record(row, TOTAL, total);
+	if (s && s->stamps[COMMIT]) {
+		count(d, MATCHED);
+		if (s->posted && s->posted >= at) {
+			__u64 pickup = s->stamps[0] > s->posted ? s->stamps[0] : s->posted;
+			record(row, RING, s->posted - at);
+			record(row, WAKE, pickup - s->posted);
+		}
+#pragma unroll
+		for (int i = 0; i < STAMPS; i++) {
+			__u64 t = s->stamps[i], was = at;
+			if (!t)
+				continue;
+			if (t > at)
+				at = t > now ? now : t;
+			record(row, DISPATCH + i, at - was);
+		}
+		record(row, COMPLETE, now - at);
+	}
+	if (d->threshold && total >= d->threshold) {
+		struct outlier *o;
+		count(d, SLOW);
+		o = allowed(d, now) ? bpf_ringbuf_reserve(&outliers, sizeof(*o), 0) : 0;
+		if (!o) {
+			count(d, SHED);
+			return;
+		}
+		o->io = *io;
+		o->posted = s ? s->posted : 0;
+#pragma unroll
+		for (int i = 0; i < STAMPS; i++)
+			o->stamps[i] = s && s->stamps[COMMIT] ? s->stamps[i] : 0;
+		o->complete = now;
+		o->status = status;
+		o->pad = 0;
+		bpf_ringbuf_submit(o, 0);
+	}
+}
+
+static __always_inline struct device *device_of(struct request *rq)
+{
+	struct gendisk *disk = rq->q->disk;
+	__u32 dev;
+
+	if (!disk)
+		return 0;
+	dev = (__u32)disk->major << 20 | (__u32)disk->first_minor;
+	return bpf_map_lookup_elem(&devices, &dev);
+}
+
+// describe fills io in; it fails for what is no block operation (a driver's own commands).
+static __always_inline int describe(struct io *io, struct request *rq, const struct device *d)
+{
+	switch (rq->cmd_flags & 0xff) {
+	case 0: io->op = 0; break; // read
+	case 1: io->op = 1; break; // write
+	case 2: io->op = 2; break; // flush
+	case 3: // discard
+	case 5: io->op = 3; break; // secure erase
+	case 9: io->op = 4; break; // write zeroes
+	default: return 0;
+	}
+	io->sector = io->op == 2 ? 0 : rq->__sector; // a flush has none
+	io->bytes = rq->__data_len;
+	io->device = d->index;
+	io->start = rq->start_time_ns;
+	io->slot = NO_SLOT;
+	return 1;
+}
+
+SEC("tp_btf/block_rq_insert")
+int BPF_PROG(on_insert, struct request *rq)
+{
+	struct device *d = device_of(rq);
+	struct io io = {};
+	__u64 key = (__u64)rq;
+
+	if (!d || !describe(&io, rq, d))
+		return 0;
+	io.insert = bpf_ktime_get_ns();
+	if (!io.start) // iostats=0
+		io.start = io.insert;
+	count(d, INSERTED);
+	if (bpf_map_update_elem(&inflight, &key, &io, BPF_ANY))
+		count(d, FULL);
+	return 0;
+}
+
+SEC("tp_btf/block_rq_issue")
+int BPF_PROG(on_issue, struct request *rq)
+{
+	struct device *d = device_of(rq);
+	struct io io = {}, *old;
+	__u64 key = (__u64)rq;
+
+	if (!d || !describe(&io, rq, d))
+		return 0;
+	io.issue = bpf_ktime_get_ns();
+	old = bpf_map_lookup_elem(&inflight, &key);
+	if (old && !old->issue)
+		io.insert = old->insert;
+	if (!io.start || io.start > io.issue)
+		io.start = io.insert ? io.insert : io.issue;
+	if (d->queues) {
+		struct blk_mq_hw_ctx *hctx = rq->mq_hctx;
+		__u32 q = hctx ? hctx->queue_num : NO_SLOT, tag = rq->tag;
+
+		if (q < d->queues && tag < d->depth) {
+			__u32 i = d->base + q * d->depth + tag;
+			struct slot *s = bpf_map_lookup_elem(&slots, &i);
+			if (s) {
+				__builtin_memset(s, 0, sizeof(*s));
+				io.slot = i;
+			}
+		}
+	}
+	count(d, ISSUED);
+	if (bpf_map_update_elem(&inflight, &key, &io, BPF_ANY))
+		count(d, FULL);
+	return 0;
+}
+
+SEC("tp_btf/block_rq_complete")
+int BPF_PROG(on_complete, struct request *rq, int status, unsigned int bytes)
+{
+	struct device *d = device_of(rq);
+	__u64 now, key = (__u64)rq;
+	struct slot *s = 0;
+	struct io *io;
+
+	if (!d)
+		return 0;
+	if (bytes < rq->__data_len) {
+		count(d, PARTIAL); // the rest follows
+		return 0;
+	}
+	io = bpf_map_lookup_elem(&inflight, &key);
+	if (!io) {
+		count(d, UNSEEN); // issued before the probes were there, or the end of a flush sequence
+		return 0;
+	}
+	if (io->issue) {
+		__u32 i = io->slot;
+		now = bpf_ktime_get_ns();
+		if (i != NO_SLOT)
+			s = bpf_map_lookup_elem(&slots, &i);
+		account(d, io, s, now, status & 0xff);
+	}
+	bpf_map_delete_elem(&inflight, &key);
+	return 0;
+}
+
+// A request that the scheduler merged into another ends without completion.
+SEC("tp_btf/block_rq_merge")
+int BPF_PROG(on_merge, struct request *rq)
+{
+	struct device *d = device_of(rq);
+	__u64 key = (__u64)rq;
+
+	if (d && !bpf_map_delete_elem(&inflight, &key))
+		count(d, MERGED);
+	return 0;
+}
+
+static __always_inline int posted(__u64 user_data)
+{
+	struct source key = {.pid = bpf_get_current_pid_tgid() >> 32, .id = user_data >> 48};
+	struct span *p = bpf_map_lookup_elem(&sources, &key);
+	__u32 tag = user_data & 0xffff, i;
+	struct slot *s;
+
+	if (!p || tag >= p->depth)
+		return 0;
+	i = p->base + tag;
+	s = bpf_map_lookup_elem(&slots, &i);
+	if (s)
+		s->posted = bpf_ktime_get_ns();
+	return 0;
+}
+
+// Up to 6.12, and from 6.18 on: the probe's parameter count in BTF says which one to load.
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(on_posted_7, void *ring, void *req, __u64 user_data)
+{
+	return posted(user_data);
+}
+
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(on_posted_3, void *ring, void *req, struct io_uring_cqe *cqe)
+{
+	return posted(cqe->user_data);
+}
+
+// What tests run: account() on a request made up in user space. Never loaded by Open.
+struct made_up {
+	struct io io;
+	struct slot slot;
+	__u64 complete;
+	__u32 dev, status;
+	__u32 has_slot, pad;
+};
+
+SEC("syscall")
+int test_account(struct made_up *m)
+{
+	__u32 dev = m->dev;
+	struct device *d = bpf_map_lookup_elem(&devices, &dev);
+	struct io io = m->io;
+	struct slot slot = m->slot;
+
+	if (!d || io.op >= OPS)
+		return 1;
+	account(d, &io, m->has_slot ? &slot : 0, m->complete, m->status);
+	return 0;
+}
