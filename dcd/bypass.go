@@ -147,17 +147,11 @@ func (b *bypass) start(now blk.Instant) {
 	c := b.c
 	for r := c.pending.Head(); r != nil && r.Op == blk.Write && b.may(r, now); r = c.pending.Head() {
 		c.pending.Pop()
-		for i := range b.slots {
-			s := &b.slots[i]
-			if s.parent != nil {
-				continue
-			}
-			s.parent = r
-			s.Op, s.Flags, s.Offset, s.Length, s.Buf = blk.Write, blk.FUA, r.Offset, r.Length, r.Buf
-			if Planted && Plant == "bypass-no-fua" {
-				s.Flags = 0
-			}
-			break
+		s := b.slotOf(nil)
+		s.parent = r
+		s.Op, s.Flags, s.Offset, s.Length, s.Buf = blk.Write, blk.FUA, r.Offset, r.Length, r.Buf
+		if Planted && Plant == "bypass-no-fua" {
+			s.Flags = 0
 		}
 		b.active++
 		b.count++
@@ -166,17 +160,18 @@ func (b *bypass) start(now blk.Instant) {
 			r.Left = bypassed
 			b.ready.Push(r)
 		}
-		c.data.Submit(&b.slotOf(r).Request)
+		c.data.Submit(&s.Request)
 	}
 }
 
+// slotOf is the slot of r, or, of nil, a free one.
 func (b *bypass) slotOf(r *blk.Request) *bypassSlot {
 	for i := range b.slots {
 		if b.slots[i].parent == r {
 			return &b.slots[i]
 		}
 	}
-	panic("dcd: a bypassed write without a slot")
+	panic("dcd: no such slot for a bypassed write")
 }
 
 // kick takes what has reached the disk on to its record.

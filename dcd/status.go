@@ -108,22 +108,5 @@ func (c *Cache) remap(drive blk.Drive) error {
 	c.idx.reset()
 	c.zeros.list = c.zeros.list[:0]
 	c.declared = 0
-	r := c.log.NewReader("remap", c.d.reader.Kept())
-	now := blk.Instant{}
-	for r.Position() < c.log.Sealed() {
-		s := r.Next(c.log.Sealed())
-		if s != nil {
-			c.mapSegment(s)
-			continue
-		}
-		if err := r.Err(); err != nil {
-			return errors.Join(err, r.Close())
-		}
-		var err error
-		if now, err = drive(); err != nil {
-			return err
-		}
-		c.log.Kick(now)
-	}
-	return r.Close()
+	return errors.Join(c.log.Scan("remap", c.d.reader.Kept(), drive, c.mapSegment))
 }

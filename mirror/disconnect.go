@@ -48,7 +48,7 @@ func (n *Node) suspend(reason string) {
 	n.event("writes", "served", n.o.OnDisconnect.String(), reason)
 }
 
-// suspended lets writes go on once the peer is back and lacks nothing that the log has not.
+// resumeWrites lets writes go on once the peer is back and lacks nothing that the log has not.
 func (n *Node) resumeWrites() {
 	if !n.s.up || n.s.tail || n.full.active || n.lacks() {
 		return

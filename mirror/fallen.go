@@ -52,7 +52,7 @@ func (f *fallen) kick() {
 	case !d.Active():
 		h, ok := n.log.Hash(r.Kept())
 		if !ok {
-			f.giveUp(fmt.Errorf("the header of LSN %d is not known any more", r.Kept()))
+			n.needsAll("catches up", fmt.Errorf("the header of LSN %d is not known any more", r.Kept()))
 			return
 		}
 		f.begun = d.Begin(seglog.Point{LSN: r.Kept(), PrevHash: h})
@@ -79,24 +79,19 @@ func (f *fallen) enter(r *seglog.Reader, of int64) {
 		if s == nil {
 			break
 		}
-		for i := range s.Records {
-			x := s.Record(i)
-			if Planted && Plant == "map-bit-lost" && n.log.Sealed()%16 == 0 {
-				continue
-			}
-			d.Mark(x.Offset, x.Length)
+		if !(Planted && Plant == "map-bit-lost" && n.log.Sealed()%16 == 0) {
+			d.MarkSegment(s)
 		}
 		d.Point(seglog.Point{LSN: s.LSN, PrevHash: s.Hash})
 		f.upTo = s.LSN
 	}
 	if err := r.Err(); err != nil {
-		f.giveUp(err)
+		n.needsAll("catches up", err)
 	}
 }
 
-// giveUp makes the peer need everything: what it lacks cannot be said.
-func (f *fallen) giveUp(err error) {
-	n := f.n
-	n.event("peer", "catches up", "needs a full sync", err.Error())
+// needsAll makes the peer need everything: what it lacks cannot be said, or sent, any more.
+func (n *Node) needsAll(old string, err error) {
+	n.event("peer", old, "needs a full sync", err.Error())
 	n.log.Update(func(s *seglog.Super) { s.Marks |= seglog.PeerNeedsFullSync })
 }

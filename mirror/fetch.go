@@ -84,8 +84,8 @@ func (x *fetcher) asked(f *wire.Frame) {
 		n.s.lost(errors.New("an unexpected question for a segment"))
 	case v != n.log.Super().Volume:
 		n.s.goodbye("this is another volume")
-	case f.LSN < n.log.First() || f.LSN > n.log.Durable():
-		n.s.goodbye(fmt.Sprintf("this log holds segments %d to %d", n.log.First(), n.log.Durable()))
+	case f.LSN < n.oldest() || f.LSN > n.log.Durable():
+		n.s.goodbye(fmt.Sprintf("this log holds segments %d to %d", n.oldest(), n.log.Durable()))
 	default:
 		x.lsn, x.r = f.LSN, n.log.NewReader("fetch", f.LSN-1)
 	}

@@ -29,7 +29,6 @@ type fullSync struct {
 	endSent bool
 	sent    int64
 	at      seglog.LSN // where the peer's chain goes on
-	ticket  uint64     // of the superblock that says what is lacked
 	from    int64      // when the block in hand was begun
 	rest    int64      // the next one begins then: the client goes first
 }
@@ -41,11 +40,12 @@ func (s *fullSync) begin(all bool) (wire.Point, error) {
 		return wire.Point{}, err
 	}
 	n, d := s.n, s.n.log.Dirty()
+	var ticket uint64 // of the superblock that says what is lacked
 	at := n.log.Sealed()
 	h, _ := n.log.Hash(at)
 	if all {
 		n.log.Update(func(x *seglog.Super) { x.Marks |= seglog.PeerNeedsFullSync })
-		s.ticket = d.Begin(seglog.Point{LSN: at, PrevHash: h})
+		ticket = d.Begin(seglog.Point{LSN: at, PrevHash: h})
 		d.MarkAll()
 	} else {
 		// What the log holds beyond the peer's end is given up for it: it goes by the map, too.
@@ -53,11 +53,11 @@ func (s *fullSync) begin(all bool) (wire.Point, error) {
 			return wire.Point{}, err
 		}
 		d.Point(seglog.Point{LSN: at, PrevHash: h})
-		s.ticket = n.log.Update(func(*seglog.Super) {})
+		ticket = n.log.Update(func(*seglog.Super) {})
 	}
 	d.SetResume(at, 0)
 	// Only now may the log give up what the map has to say.
-	for n.log.Kick(n.now); !d.Durable() || n.log.Updated() < s.ticket; n.log.Kick(n.now) {
+	for n.log.Kick(n.now); !d.Durable() || n.log.Updated() < ticket; n.log.Kick(n.now) {
 		if err := n.log.Err(); err != nil {
 			return wire.Point{}, err
 		}
@@ -106,25 +106,7 @@ func (s *fullSync) addLog() error {
 	if Planted && Plant == "map-no-log" {
 		return nil
 	}
-	r := n.log.NewReader("map", n.log.First()-1)
-	for r.Position() < n.log.Sealed() {
-		g := r.Next(n.log.Sealed())
-		if g == nil {
-			if err := r.Err(); err != nil {
-				return errors.Join(err, r.Close())
-			}
-			if _, err := n.o.Drive(); err != nil {
-				return errors.Join(err, r.Close())
-			}
-			n.log.Kick(n.now)
-			continue
-		}
-		for i := range g.Records {
-			x := g.Record(i)
-			d.Mark(x.Offset, x.Length)
-		}
-	}
-	return r.Close()
+	return errors.Join(n.log.Scan("map", n.log.First()-1, n.o.Drive, d.MarkSegment))
 }
 
 // data is where blocks are read to: aligned, with room for the range in front.
@@ -134,7 +116,7 @@ func (s *fullSync) data() []byte { return s.buf[4096 : 4096+syncBytes] }
 func (s *fullSync) Complete(r *blk.Request) {
 	s.reading = false
 	s.have = true
-	if &r.Buf[0] != &s.data()[0] {
+	if r.Replaced(s.data()) {
 		// The disk hangs and may still write to the buffer. What came instead is not where send
 		// takes it from.
 		s.buf, r.Err = nil, syscall.EIO
@@ -152,7 +134,7 @@ func (s *fullSync) kick() (wake int64) {
 		return wake
 	}
 	size := n.cache.Info().SizeBytes
-	if !s.active || s.reading || s.have || s.next >= size || !n.s.up || n.log.Updated() < s.ticket || !n.pace.may(n.now.Mono) {
+	if !s.active || s.reading || s.have || s.next >= size || !n.s.up || !n.pace.may(n.now.Mono) {
 		return wake
 	}
 	if n.now.Mono < s.rest {

@@ -71,7 +71,7 @@ func (x *receiver) Complete(r *blk.Request) {
 	}
 	if r.Tag == resyncSlots {
 		if x.flushing = false; x.pausing {
-			x.pausing, x.since, x.progress = false, 0, x.upTo
+			x.reached()
 		} else {
 			x.flushed = true
 		}
@@ -163,22 +163,11 @@ func (x *receiver) keep(lsn seglog.LSN) error {
 	if n.o.Keep == nil || lsn >= n.log.Sealed() {
 		return nil
 	}
-	r := n.log.NewReader("keep", lsn)
-	for r.Position() < n.log.Sealed() {
-		if s := r.Next(n.log.Sealed()); s != nil {
-			n.o.Keep(s.Raw)
-			continue
-		}
-		if err := r.Err(); err != nil {
-			n.event("log", "", "part of what is given up cannot be kept", err.Error())
-			break
-		}
-		if _, err := n.o.Drive(); err != nil {
-			return errors.Join(err, r.Close())
-		}
-		n.log.Kick(n.now)
+	bad, err := n.log.Scan("keep", lsn, n.o.Drive, func(s *seglog.Segment) { n.o.Keep(s.Raw) })
+	if bad != nil {
+		n.event("log", "", "part of what is given up cannot be kept", bad.Error())
 	}
-	return r.Close()
+	return err
 }
 
 // cut removes a tail that was never acknowledged, durably, after it was kept aside.
@@ -366,15 +355,25 @@ func (x *receiver) prepareSync() {
 // step makes what has come durable, so that an interrupted sync can go on behind it.
 func (x *receiver) step() {
 	if Planted && Plant == "progress-early" && x.pausing {
-		x.pausing, x.since, x.progress = false, 0, x.upTo
+		x.reached()
 		return
 	}
-	if x.pausing && x.out == 0 && !x.flushing {
+	if x.pausing && x.out == 0 {
+		x.flushDisk()
+	}
+}
+
+// flushDisk flushes the data disk, unless that is under way.
+func (x *receiver) flushDisk() {
+	if !x.flushing {
 		x.flushing = true
 		x.flush.Op, x.flush.Owner = blk.Flush, x
 		x.n.cache.Below(&x.flush)
 	}
 }
+
+// reached is told that all blocks up to upTo are durable.
+func (x *receiver) reached() { x.pausing, x.since, x.progress = false, 0, x.upTo }
 
 func firstErr(a, b error) error {
 	if a != nil {
@@ -390,11 +389,7 @@ func (x *receiver) finishSync() {
 	switch {
 	case !x.syncing || !x.ended || x.pausing || x.out > 0 || x.isHeld || n.log.Durable() < x.endAt:
 	case !x.flushed:
-		if !x.flushing {
-			x.flushing = true
-			x.flush.Op, x.flush.Owner = blk.Flush, x
-			n.cache.Below(&x.flush)
-		}
+		x.flushDisk()
 	case x.ticket == 0:
 		x.ticket = n.log.Update(func(s *seglog.Super) { s.Marks &^= seglog.Inconsistent })
 	case n.log.Updated() >= x.ticket:

@@ -161,7 +161,7 @@ func (n *Node) drain() {
 	if !n.draining || n.drained || !n.s.up || n.full.active {
 		return
 	}
-	if n.ship.durable < n.log.Sealed() || n.log.Durable() < n.log.Sealed() || n.remoteAsked {
+	if !n.allDurable() || n.remoteAsked {
 		return
 	}
 	f := n.frameOf(wire.Mark)

@@ -9,10 +9,15 @@ import (
 
 // Level reports whether the peer has everything durably, and how many segments it lacks.
 func (n *Node) Level() (level bool, lacks uint64) {
-	if !n.s.up || n.full.active || n.lacks() || n.ship.durable < n.log.Sealed() || n.log.Durable() < n.log.Sealed() {
+	if !n.s.up || n.full.active || n.lacks() || !n.allDurable() {
 		return false, n.log.Sealed() - min(n.ship.durable, n.log.Sealed())
 	}
 	return true, 0
+}
+
+// allDurable reports whether everything sealed is durable on both sides.
+func (n *Node) allDurable() bool {
+	return n.ship.durable >= n.log.Sealed() && n.log.Durable() >= n.log.Sealed()
 }
 
 // Demote makes a primary that serves nobody any more a secondary: its chain stays, and says that

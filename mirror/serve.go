@@ -52,7 +52,7 @@ func (v *server) close() error {
 // Complete records that a read is done; send answers.
 func (v *server) Complete(r *blk.Request) {
 	s := &v.slots[r.Tag]
-	if &r.Buf[0] != &v.mem[int(r.Tag)*serveStride+4096] {
+	if r.Replaced(v.mem[int(r.Tag)*serveStride+4096:]) {
 		// The disk hangs and may still write to the slot's memory: the slot is not used again.
 		s.gone, r.Err = true, syscall.EIO
 	}

@@ -70,9 +70,7 @@ func (p *shipper) send() {
 		p.to = s.LSN
 	}
 	if err := p.r.Err(); err != nil {
-		// What the peer lacks cannot be read any more.
-		n.event("peer", "catches up from the log", "needs a full sync", err.Error())
-		n.log.Update(func(s *seglog.Super) { s.Marks |= seglog.PeerNeedsFullSync })
+		n.needsAll("catches up from the log", err)
 		p.close()
 		n.s.lost(err)
 	}

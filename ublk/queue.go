@@ -165,7 +165,7 @@ func (q *Queue) Kick(now blk.Instant) {
 	for r := q.done.Pop(); r != nil; r = q.done.Pop() {
 		r.Stamp(blk.Committed, now)
 		res := int32(0)
-		if len(r.Buf) > 0 && &r.Buf[0] != &q.own[r.Tag][0] {
+		if r.Replaced(q.own[r.Tag]) {
 			// The device had to quarantine the buffer: its spare is the tag's from now on.
 			q.own[r.Tag] = r.Buf[:q.maxIO:q.maxIO]
 		}
@@ -179,9 +179,6 @@ func (q *Queue) Kick(now blk.Instant) {
 		q.port.command(ioCommit, uint16(r.Tag), res, buf)
 	}
 }
-
-// Err is why the queue broke, or nil.
-func (q *Queue) Err() error { return q.broken }
 
 // Live counts tags that the driver still serves.
 func (q *Queue) Live() int { return len(q.reqs) - q.gone }

@@ -10,7 +10,7 @@ import (
 const (
 	DefaultRAMBytes        = 64 << 20
 	DefaultMaxSegmentBytes = 1<<20 + 4096
-	dirtyUnit              = 64 << 10 // data disk bytes per bit of the dirty map
+	dirtyUnit              = 64 << 10 // data disk bytes per bit for which the dirty map has room twice
 	minSegments            = 4        // that a chunk must hold
 )
 

@@ -1,8 +1,10 @@
 package seglog
 
 import (
+	"bytes"
 	"fmt"
 	"hash/crc32"
+	"math/bits"
 
 	"github.com/robib-ublk/robib/ublk/blk"
 )
@@ -97,7 +99,7 @@ func (d *Dirty) load(drive blk.Drive) error {
 		p := d.mem[i*dirtyPage : (i+1)*dirtyPage]
 		switch {
 		case le.Uint32(p) == bitsMagic && pageSum(p) == le.Uint32(p[4:]) && le.Uint64(p[8:]) == l.super.DirtyEpoch:
-		case le.Uint32(p) == bitsMagic && pageSum(p) == le.Uint32(p[4:]), zeroes(p):
+		case le.Uint32(p) == bitsMagic && pageSum(p) == le.Uint32(p[4:]), len(bytes.Trim(p, "\x00")) == 0:
 			clear(p)
 		default:
 			fill(p[16:])
@@ -105,15 +107,6 @@ func (d *Dirty) load(drive blk.Drive) error {
 	}
 	d.count()
 	return nil
-}
-
-func zeroes(b []byte) bool {
-	for _, x := range b {
-		if x != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 func fill(b []byte) {
@@ -129,10 +122,13 @@ func pageSum(p []byte) uint32 {
 // count finds n again; bits behind the volume's end do not count.
 func (d *Dirty) count() {
 	d.n = 0
-	for b := range d.bits {
-		if d.get(b) {
-			d.n++
+	for b := int64(0); b < d.bits; b += 8 {
+		i, _ := at(b)
+		x := d.mem[i]
+		if left := d.bits - b; left < 8 {
+			x &= 1<<left - 1
 		}
+		d.n += int64(bits.OnesCount8(x))
 	}
 }
 
@@ -224,8 +220,22 @@ func (d *Dirty) Mark(off, n int64) {
 	}
 }
 
+// MarkSegment makes dirty what a segment changes.
+func (d *Dirty) MarkSegment(s *Segment) {
+	for i := range s.Records {
+		r := s.Record(i)
+		d.Mark(r.Offset, r.Length)
+	}
+}
+
 // MarkAll makes the whole volume dirty.
-func (d *Dirty) MarkAll() { d.Mark(0, d.l.super.DiskBytes) }
+func (d *Dirty) MarkAll() {
+	for i := 1; i < len(d.stale); i++ {
+		fill(d.mem[i*dirtyPage+16 : (i+1)*dirtyPage])
+		d.touch(i)
+	}
+	d.n = d.bits
+}
 
 // Bytes is how much of the volume is dirty, in whole units.
 func (d *Dirty) Bytes() int64 { return d.n * d.unit }

@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/robib-ublk/robib/ublk/blk"
@@ -181,6 +182,28 @@ func (r *Reader) Skip(lsn LSN) {
 
 // Release gives up all segments up to lsn, at most those that Next has given.
 func (r *Reader) Release(lsn LSN) { r.kept = max(r.kept, min(lsn, r.next-1)) }
+
+// Scan gives visit every retained segment after lsn, before the loop goes on; a segment's Raw is valid
+// during the call. bad says that one could not be read and the walk ended there, err that nothing can
+// complete any more.
+func (l *Log) Scan(name string, lsn LSN, drive blk.Drive, visit func(s *Segment)) (bad, err error) {
+	r := l.NewReader(name, lsn)
+	for r.Position() < l.sealed {
+		if s := r.Next(l.sealed); s != nil {
+			visit(s)
+			continue
+		}
+		if bad = r.Err(); bad != nil {
+			break
+		}
+		now, err := drive()
+		if err != nil {
+			return nil, errors.Join(err, r.Close())
+		}
+		l.Kick(now)
+	}
+	return bad, r.Close()
+}
 
 // Close takes the reader away: it holds nothing back any more.
 func (r *Reader) Close() error {

@@ -42,6 +42,10 @@ type Request struct {
 	Err  syscall.Errno
 }
 
+// Replaced reports whether r came back with a spare in the place of own, the buffer that it was
+// submitted with: the kernel may still write to that.
+func (r *Request) Replaced(own []byte) bool { return len(r.Buf) > 0 && &r.Buf[0] != &own[0] }
+
 // Device executes requests. Every call comes from the one loop and none blocks.
 type Device interface {
 	Info() Info
