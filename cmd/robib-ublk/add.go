@@ -31,8 +31,7 @@ type making struct {
 	Encrypt    string `enum:",on,off" default:"" help:"off: the two machines prove their keys, and then do not encrypt; both sides must say so. For trusted links only." placeholder:"ON|OFF"`
 	Ordered    *bool  `negatable:"" help:"Destage in write order, flushed segment by segment: the disk alone is always an older crash-consistent image."`
 	LowWater   int    `help:"Fill of the log in per cent from which destage does not wait for an idle disk (default 50)." placeholder:"PERCENT"`
-	discard    bool
-	HighWater  int `help:"Fill from which destage works all the time and writes are admitted as fast as space comes back (default 80)." placeholder:"PERCENT"`
+	HighWater  int    `help:"Fill from which destage works all the time and writes are admitted as fast as space comes back (default 80)." placeholder:"PERCENT"`
 }
 
 func (m *making) request(role volume.Role) (volume.Request, error) {
@@ -84,9 +83,9 @@ func (a *AddCmd) Run(cli *CLI) error {
 		}
 		q.Mode = m.String()
 	}
+	var addrs []string
 	if a.Remote != "" {
-		addrs, err := link.ParseAddresses(a.Remote)
-		if err != nil {
+		if addrs, err = link.ParseAddresses(a.Remote); err != nil {
 			return volume.Usagef("--remote: %v", err)
 		}
 		a.Remote = strings.Join(addrs, ",")
@@ -115,15 +114,19 @@ func (a *AddCmd) Run(cli *CLI) error {
 	if a.Queues < 0 || a.Queues > ublk.MaxQueues {
 		return volume.Usagef("--queues %d: 1 to %d", a.Queues, ublk.MaxQueues)
 	}
-	if a.Bypass != nil && (*a.Bypass < 0 || *a.Bypass > 1<<20) {
-		return volume.Usagef("--bypass %d: MiB of a sequential run, or 0 for never", *a.Bypass)
+	if a.Bypass != nil {
+		n, err := volume.ParseBypass(*a.Bypass)
+		if err != nil {
+			return volume.Usagef("--bypass %v", err)
+		}
+		q.BypassMiB = &n
 	}
-	q.Queues, q.BypassMiB = a.Queues, a.Bypass
+	q.Queues = a.Queues
 	q.Remote, q.DeviceID, q.DegradedOK, q.WriteCache = a.Remote, a.ID, a.DegradedOK, a.WriteCache
 	if err := needRoot(); err != nil {
 		return err
 	}
-	if err := a.pair(); err != nil {
+	if err := a.pair(addrs); err != nil {
 		return err
 	}
 	p, err := volume.Prepare(q)
@@ -131,11 +134,11 @@ func (a *AddCmd) Run(cli *CLI) error {
 		return err
 	}
 	defer p.Close()
-	return start(cli, p, a.making, a.StartAlone)
+	return start(cli, p, serving{StartAlone: a.StartAlone, AcceptDisk: a.AcceptDisk}, a.Foreground)
 }
 
 // pair exchanges keys with the peer, once.
-func (a *AddCmd) pair() error {
+func (a *AddCmd) pair(addrs []string) error {
 	if a.Pair == "" {
 		return nil
 	}
@@ -153,10 +156,6 @@ func (a *AddCmd) pair() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
-	addrs, err := link.ParseAddresses(a.Remote)
-	if err != nil {
-		return err
-	}
 	if _, err := link.Pair(ctx, addrs, strings.TrimSpace(token), key, trust, a.Remote); err != nil {
 		return fmt.Errorf("pair with %s: %w", a.Remote, err)
 	}
@@ -198,8 +197,7 @@ func (s *ServeCmd) Run(cli *CLI) error {
 		return err
 	}
 	defer p.Close()
-	s.discard = s.DiscardMyData
-	return start(cli, p, s.making, false)
+	return start(cli, p, serving{AcceptDisk: s.AcceptDisk, Discard: s.DiscardMyData}, s.Foreground)
 }
 
 // interrupted is a context that ^C and SIGTERM end.

@@ -185,15 +185,23 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// open opens the source, and a context that ^C ends; done gives both back.
+func (l *looked) open() (ctx context.Context, src *watched, done func(), err error) {
+	ctx, stop := interrupted()
+	if src, err = watch(l.Dev, bpf.Options{NoRing: true}); err != nil {
+		stop()
+		return nil, nil, nil, err
+	}
+	return ctx, src, func() { src.Close(); stop() }, nil
+}
+
 // report counts for w.duration; of a volume's server 0 is everything since it started.
 func (l *looked) report(w words) (*latency.Report, error) {
-	ctx, stop := interrupted()
-	defer stop()
-	src, err := watch(l.Dev, bpf.Options{NoRing: true})
+	ctx, src, done, err := l.open()
 	if err != nil {
 		return nil, err
 	}
-	defer src.Close()
+	defer done()
 	if w.duration == 0 && !src.server {
 		return nil, volume.Usagef("latency: duration 0 is for a volume whose server counts: %s", l.Dev)
 	}

@@ -18,13 +18,11 @@ func (c *LatencyProfileCmd) Run(cli *CLI) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := interrupted()
-	defer stop()
-	src, err := watch(c.Dev, bpf.Options{NoRing: true})
+	ctx, src, done, err := c.open()
 	if err != nil {
 		return err
 	}
-	defer src.Close()
+	defer done()
 	before, err := src.Take()
 	if err != nil {
 		return err
@@ -88,13 +86,11 @@ func (c *LatencyOutliersCmd) Run(cli *CLI) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx, stop := interrupted()
-	defer stop()
-	src, err := watch(c.Dev, bpf.Options{NoRing: true})
+	ctx, src, done, err := c.open()
 	if err != nil {
 		return err
 	}
-	defer src.Close()
+	defer done()
 	first, err := src.Take()
 	if err != nil {
 		return err
@@ -151,13 +147,11 @@ func (c *LatencyInflightCmd) Run(cli *CLI) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := interrupted()
-	defer stop()
-	src, err := watch(c.Dev, bpf.Options{NoRing: true})
+	ctx, src, done, err := c.open()
 	if err != nil {
 		return err
 	}
-	defer src.Close()
+	defer done()
 	if !src.server || w.has["duration"] {
 		wait(ctx, w.duration)
 	}

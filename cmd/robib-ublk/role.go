@@ -71,5 +71,5 @@ func (d *DemoteCmd) Run(cli *CLI) error {
 		return err
 	}
 	defer p.Close()
-	return start(cli, p, making{}, false)
+	return start(cli, p, serving{}, false)
 }

@@ -47,9 +47,9 @@ func (s *serving) args(reattach bool) []string {
 }
 
 // start runs the supervisor, here or in the background, and shows what the server reports.
-func start(cli *CLI, p *volume.Prepared, m making, alone bool) error {
-	s := serving{Name: p.Config.Name, New: p.New, StartAlone: alone, AcceptDisk: m.AcceptDisk, Discard: m.discard}
-	err := launch(cli, p, s, m.Foreground)
+func start(cli *CLI, p *volume.Prepared, s serving, foreground bool) error {
+	s.Name, s.New = p.Config.Name, p.New
+	err := launch(cli, p, s, foreground)
 	if err != nil {
 		p.Close()
 		waitReleased(p.Config.Disk)

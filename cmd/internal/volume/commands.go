@@ -88,37 +88,26 @@ func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func
 	if err := s.takeDown(); err != nil {
 		return err
 	}
-	var last time.Time
-	for ; ; time.Sleep(poll) {
-		var done bool
-		var left int64
-		var failed error
-		var peer mirror.Status
-		if err := s.stack.call(func() {
+	var left int64
+	var peer mirror.Status
+	if err := s.await(ctx, progress, awaited{
+		look: func() (done bool, err error) {
 			done, left = s.stack.node.Drained()
 			peer = s.stack.node.Status()
 			data, log := s.stack.cache.Lost()
-			failed = errors.Join(data, log, s.stack.node.Err())
-		}); err != nil {
-			return err
-		}
-		if failed != nil {
-			return fmt.Errorf("the log cannot be emptied into the disk: %w", failed)
-		}
-		if done {
-			break
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("interrupted; the device is gone, %s are still in the log: `robib-ublk del %s` goes on", Bytes(left), s.c.Name)
-		}
-		if time.Since(last) > time.Second {
+			return done, cannotEmpty(data, log, s.stack.node.Err())
+		},
+		tell: func() string {
 			if left == 0 && !peer.Connected {
-				progress(fmt.Sprintf("the log is empty; waiting for the peer to come back and get level (%s); ^C and `robib-ublk del --force %s` ends without it", peer.LastError, s.c.Name))
-			} else {
-				progress(fmt.Sprintf("emptying the log into %s: at most %s left", s.c.Disk, Bytes(left)))
+				return fmt.Sprintf("the log is empty; waiting for the peer to come back and get level (%s); ^C and `robib-ublk del --force %s` ends without it", peer.LastError, s.c.Name)
 			}
-			last = time.Now()
-		}
+			return fmt.Sprintf("emptying the log into %s: at most %s left", s.c.Disk, Bytes(left))
+		},
+		stopped: func() error {
+			return fmt.Errorf("interrupted; the device is gone, %s are still in the log: `robib-ublk del %s` goes on", Bytes(left), s.c.Name)
+		},
+	}); err != nil {
+		return err
 	}
 	if err := s.c.Forget(); err != nil {
 		return err
@@ -129,6 +118,14 @@ func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func
 		}
 	}
 	s.leave()
+	return nil
+}
+
+// cannotEmpty is what keeps a log from being emptied, nil when nothing does.
+func cannotEmpty(errs ...error) error {
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("the log cannot be emptied into the disk: %w", err)
+	}
 	return nil
 }
 
@@ -184,21 +181,20 @@ func (s *Server) demote(ctx context.Context, a control.Args, progress func(strin
 	if err := s.takeDown(); err != nil {
 		return err
 	}
-	for last := time.Now(); !a.Force; time.Sleep(poll) {
-		var level bool
-		var lacks uint64
-		if err := s.stack.call(func() { level, lacks = s.stack.node.Level() }); err != nil {
+	var lacks uint64
+	if !a.Force {
+		if err := s.await(ctx, progress, awaited{
+			look: func() (level bool, err error) {
+				level, lacks = s.stack.node.Level()
+				return level, nil
+			},
+			tell: func() string { return fmt.Sprintf("bringing the peer level: it lacks %d segments", lacks) },
+			stopped: func() error {
+				return fmt.Errorf("interrupted; the device is gone and the peer lacks %d segments: `robib-ublk demote %s` goes on", lacks, s.c.Name)
+			},
+			quiet: time.Second,
+		}); err != nil {
 			return err
-		}
-		if level {
-			break
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("interrupted; the device is gone and the peer lacks %d segments: `robib-ublk demote %s` goes on", lacks, s.c.Name)
-		}
-		if time.Since(last) > time.Second {
-			progress(fmt.Sprintf("bringing the peer level: it lacks %d segments", lacks))
-			last = time.Now()
 		}
 	}
 	var ticket uint64
@@ -237,27 +233,20 @@ func (s *Server) destage(ctx context.Context, progress func(string)) (any, error
 		return nil, err
 	}
 	defer k.call(func() { k.cache.DestageAll(false) })
-	for last := time.Now(); ; time.Sleep(poll) {
-		var failed error
-		if err := k.call(func() {
+	if err := s.await(ctx, progress, awaited{
+		look: func() (done bool, err error) {
 			now = k.cache.Status()
-			data, log := k.cache.Lost()
-			failed = errors.Join(data, log)
-		}); err != nil {
-			return nil, err
-		}
-		if failed != nil {
-			return nil, fmt.Errorf("the log cannot be emptied into the disk: %w", failed)
-		}
-		if now.Destaged >= target {
-			return map[string]uint64{"destaged_lsn": now.Destaged, "written_bytes": now.DestagedBytes - before.DestagedBytes}, nil
-		}
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("interrupted: destaged up to LSN %d of %d; destage goes on as the settings say", now.Destaged, target)
-		}
-		if time.Since(last) > time.Second {
-			progress(fmt.Sprintf("destaged up to LSN %d of %d, %s of log in use", now.Destaged, target, Bytes(now.LogUsed)))
-			last = time.Now()
-		}
+			return now.Destaged >= target, cannotEmpty(k.cache.Lost())
+		},
+		tell: func() string {
+			return fmt.Sprintf("destaged up to LSN %d of %d, %s of log in use", now.Destaged, target, Bytes(now.LogUsed))
+		},
+		stopped: func() error {
+			return fmt.Errorf("interrupted: destaged up to LSN %d of %d; destage goes on as the settings say", now.Destaged, target)
+		},
+		quiet: time.Second,
+	}); err != nil {
+		return nil, err
 	}
+	return map[string]uint64{"destaged_lsn": now.Destaged, "written_bytes": now.DestagedBytes - before.DestagedBytes}, nil
 }

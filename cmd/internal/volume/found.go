@@ -86,14 +86,11 @@ func adopt(q Request, disk *os.File, info blk.Info) (*Prepared, error) {
 	case q.Role == Primary && q.Remote == "" && s.Marks&seglog.HasPeer != 0:
 		return nil, fmt.Errorf("%s, and it has a second copy: name the machine that holds it with --remote", what)
 	}
-	c := &Config{Name: q.Name, Role: q.Role, Volume: s.Volume.String(), LogID: s.Log.String(), Disk: q.Disk, DiskID: info.Identity, DiskBytes: info.SizeBytes, DiskBlock: int(info.LogicalBytes),
-		Log: q.Log, LogBytes: s.RingOffset + s.RingBytes, Remote: q.Remote, Listen: q.Listen, Mode: q.Mode, DeviceID: q.DeviceID}
-	if c.Mode == "" {
-		c.Mode = "sync"
-	}
-	if _, err := q.apply(c); err != nil {
+	c, err := q.config(info)
+	if err != nil {
 		return nil, err
 	}
+	c.Volume, c.LogID, c.Log, c.LogBytes = s.Volume.String(), s.Log.String(), q.Log, s.RingOffset+s.RingBytes
 	p := &Prepared{Config: c, Disk: disk}
 	if p.Log, err = filedev.OpenExclusive(c.Log); err != nil {
 		return nil, fmt.Errorf("log: %w", err)

@@ -42,7 +42,7 @@ type Settings struct {
 	LowWater, HighWater int
 	RAMBytes            int64 // of a log that is made
 	Queues              int   // hardware queues
-	BypassMiB           *int  // as in Config, but 0: never
+	BypassMiB           *int  // as in Config: see ParseBypass
 }
 
 // apply puts what was given into c and reports whether that changed it.
@@ -55,9 +55,7 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 		c.Queues = s.Queues
 	}
 	if s.BypassMiB != nil {
-		if c.BypassMiB = *s.BypassMiB; c.BypassMiB == 0 {
-			c.BypassMiB = -1
-		}
+		c.BypassMiB = *s.BypassMiB
 	}
 	if s.WriteCache != nil {
 		c.WriteCache = *s.WriteCache
@@ -287,15 +285,11 @@ func prepareNew(q Request) (_ *Prepared, err error) {
 	if err = checkContent(q, p.Disk, info); err != nil {
 		return nil, err
 	}
-	c := &Config{Name: q.Name, Role: q.Role, Disk: q.Disk, DiskID: info.Identity, DiskBytes: info.SizeBytes, DiskBlock: int(info.LogicalBytes),
-		Remote: q.Remote, Listen: q.Listen, Mode: q.Mode, DeviceID: q.DeviceID, FirstAlone: q.DegradedOK, OnDisconnect: q.OnDisconnect}
-	if c.Mode == "" {
-		c.Mode = "sync"
-	}
-	if _, err = q.apply(c); err != nil {
+	c, err := q.config(info)
+	if err != nil {
 		return nil, err
 	}
-	c.RAMBytes = q.RAMBytes
+	c.RAMBytes, c.FirstAlone = q.RAMBytes, q.DegradedOK
 	p.Config = c
 	if err = p.makeLog(q, info); err != nil {
 		return nil, err
@@ -304,6 +298,17 @@ func prepareNew(q Request) (_ *Prepared, err error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// config is that of a volume on a disk that no configuration names yet.
+func (q *Request) config(disk blk.Info) (*Config, error) {
+	c := &Config{Name: q.Name, Role: q.Role, Disk: q.Disk, DiskID: disk.Identity, DiskBytes: disk.SizeBytes, DiskBlock: int(disk.LogicalBytes),
+		Remote: q.Remote, Listen: q.Listen, Mode: q.Mode, DeviceID: q.DeviceID, OnDisconnect: q.OnDisconnect}
+	if c.Mode == "" {
+		c.Mode = "sync"
+	}
+	_, err := q.apply(c)
+	return c, err
 }
 
 // usable refuses a disk that cannot be a new volume's.

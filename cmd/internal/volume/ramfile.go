@@ -24,6 +24,7 @@ import (
 //	56  log UUID (16)     72  incarnation                  80  reserved (zeros to 96)
 type ramFile struct {
 	path string
+	boot string
 	mem  []byte // header page and ring
 }
 
@@ -47,11 +48,10 @@ func openRAM(name string, ring int64, log seglog.UUID) (f *ramFile, replay uint6
 	if int64(st.Type) != unix.TMPFS_MAGIC {
 		return nil, 0, fmt.Errorf("--write-cache keeps its memory in %s, which must be a tmpfs: mount one there, or do without", control.RunDir())
 	}
-	boot, err := bootID()
-	if err != nil {
+	f = &ramFile{path: ramPath(name)}
+	if f.boot, err = bootID(); err != nil {
 		return nil, 0, err
 	}
-	f = &ramFile{path: ramPath(name)}
 	h, err := os.OpenFile(f.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, 0, err
@@ -70,7 +70,7 @@ func openRAM(name string, ring int64, log seglog.UUID) (f *ramFile, replay uint6
 	}
 	unix.Mlock(f.mem) // best effort, as with all buffers
 	if was.Size() == ramHead+ring {
-		replay = f.incarnation(boot, log)
+		replay = f.incarnation(log)
 	}
 	return f, replay, nil
 }
@@ -79,30 +79,25 @@ func openRAM(name string, ring int64, log seglog.UUID) (f *ramFile, replay uint6
 func (f *ramFile) ring() []byte { return f.mem[ramHead:] }
 
 // incarnation is whose segments the file holds, 0 when its header does not fit.
-func (f *ramFile) incarnation(boot string, log seglog.UUID) uint64 {
+func (f *ramFile) incarnation(log seglog.UUID) uint64 {
 	h := f.mem[:ramHead]
 	le := binary.LittleEndian
-	if string(h[:8]) != ramMagic || le.Uint32(h[8:]) != ramSum(h) || string(h[16:52]) != boot || seglog.UUID(h[56:72]) != log {
+	if string(h[:8]) != ramMagic || le.Uint32(h[8:]) != ramSum(h) || string(h[16:52]) != f.boot || seglog.UUID(h[56:72]) != log {
 		return 0
 	}
 	return le.Uint64(h[72:])
 }
 
 // claim says that from now on incarnation's segments lie here. What was replayed is durable by now.
-func (f *ramFile) claim(log seglog.UUID, incarnation uint64) error {
-	boot, err := bootID()
-	if err != nil {
-		return err
-	}
+func (f *ramFile) claim(log seglog.UUID, incarnation uint64) {
 	h := f.mem[:ramHead]
 	le := binary.LittleEndian
 	clear(h)
-	copy(h[16:52], boot)
+	copy(h[16:52], f.boot)
 	copy(h[56:72], log[:])
 	le.PutUint64(h[72:], incarnation)
 	le.PutUint32(h[8:], ramSum(h))
 	copy(h, ramMagic)
-	return nil
 }
 
 func ramSum(h []byte) uint32 {

@@ -72,7 +72,21 @@ var SettingList = []Setting{
 			return "default"
 		}
 		return strconv.Itoa(c.BypassMiB)
-	}, func(c *Config, v string) error { return parseBypass(v, c) }},
+	}, func(c *Config, v string) (err error) {
+		if v == "default" {
+			c.BypassMiB = 0
+			return nil
+		}
+		n, err := strconv.Atoi(v)
+		if err == nil {
+			n, err = ParseBypass(n)
+		}
+		if err != nil {
+			return fmt.Errorf("%q: MiB of a sequential run, 0 for never, or default", v)
+		}
+		c.BypassMiB = n
+		return nil
+	}},
 	{"ordered", "yes: destage in write order, segment by segment", func(c *Config) string { return yesNo(c.Ordered) }, func(c *Config, v string) (err error) {
 		c.Ordered, err = parseYesNo(v)
 		return err
@@ -90,19 +104,15 @@ func (c *Config) bypassBytes() int64 {
 	return int64(c.BypassMiB) << 20
 }
 
-func parseBypass(v string, c *Config) error {
-	if v == "default" {
-		c.BypassMiB = 0
-		return nil
+// ParseBypass gives what a configuration keeps of MiB of a sequential run: 0 is never there, and -1 here.
+func ParseBypass(mib int) (int, error) {
+	switch {
+	case mib < 0 || mib > maxBypassMiB:
+		return 0, fmt.Errorf("%d: MiB of a sequential run, or 0 for never", mib)
+	case mib == 0:
+		return -1, nil
 	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 0 || n > maxBypassMiB {
-		return fmt.Errorf("%q: MiB of a sequential run, 0 for never, or default", v)
-	}
-	if c.BypassMiB = n; n == 0 {
-		c.BypassMiB = -1
-	}
-	return nil
+	return mib, nil
 }
 
 func yesNo(v bool) string {

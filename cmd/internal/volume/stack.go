@@ -111,20 +111,13 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		return k.explain(err)
 	}
 	if k.ram != nil {
-		if err := k.ram.claim(k.cache.Log().Super().Log, o.Incarnation); err != nil {
-			return err
-		}
+		k.ram.claim(k.cache.Log().Super().Log, o.Incarnation)
 	}
 	for _, m := range k.cache.Memory() {
 		l.RegisterBuffer(m) // best effort: it saves time only
 	}
 	if c.Demoted && c.Role == Secondary {
-		// It was demoted while no server ran.
-		if err := k.cache.Log().Sync(k.cache.Log().Update(mirror.AsDemoted), drive); err != nil {
-			return err
-		}
-		c.Demoted = false
-		if err := c.Save(); err != nil {
+		if err := k.demoted(drive); err != nil {
 			return err
 		}
 	}
@@ -152,6 +145,16 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		k.node.Fail(k.broken)
 	}
 	return err
+}
+
+// demoted makes up in the log for a demotion while no server ran.
+func (k *stack) demoted(drive blk.Drive) error {
+	l := k.cache.Log()
+	if err := l.Sync(l.Update(mirror.AsDemoted), drive); err != nil {
+		return err
+	}
+	k.s.c.Demoted = false
+	return k.s.c.Save()
 }
 
 // maxRepairs bounds how many damaged segments are fetched before the log counts as lost.
