@@ -56,7 +56,7 @@ func (t *tally) phase(name string, f func() (passed, failed int, err error)) {
 		return err
 	})
 	if err != nil {
-		t.failures = append(t.failures, name)
+		t.failures = append(t.failures, fmt.Sprintf("%s: %v", name, err))
 	}
 }
 
@@ -84,8 +84,8 @@ func (c *TestCmd) Run(*CLI) error {
 		}
 	}
 	fmt.Printf("all phases: %.0f s\n", time.Since(begun).Seconds())
-	if len(t.failures) > 0 {
-		fmt.Printf("failed: %s\n", strings.Join(t.failures, ", "))
+	for _, f := range t.failures {
+		fmt.Println("failed:", f)
 	}
 	fmt.Printf("%d passed, %d failed\n", t.passed, t.failed)
 	if t.failed > 0 {
@@ -141,15 +141,27 @@ func command(dir string, show bool, args ...string) (string, error) {
 
 var verdict = regexp.MustCompile(`(?m)^\s*--- (PASS|FAIL): (\S+)`)
 
-func count(out string) (passed, failed int) {
+// passing lines say nothing when something else failed.
+var passing = regexp.MustCompile(`(?m)^\s*(=== (RUN|PAUSE|CONT)|--- PASS:) .*\n`)
+
+// count reads what go test -v prints: how many tests passed, and which failed.
+func count(out string) (passed int, failed []string) {
 	for _, m := range verdict.FindAllStringSubmatch(out, -1) {
 		if m[1] == "PASS" {
 			passed++
 		} else {
-			failed++
+			failed = append(failed, m[2])
 		}
 	}
-	return
+	return passed, failed
+}
+
+// because names the tests that failed in an error.
+func because(err error, failed []string) error {
+	if err == nil || len(failed) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, strings.Join(failed, ", "))
 }
 
 // tests runs go test and counts; of the output only the packages' lines and failures are shown.
@@ -159,8 +171,8 @@ func tests(dir string, args ...string) (int, int, error) {
 	b, err := cmd.CombinedOutput()
 	p, f := count(string(b))
 	if err != nil {
-		os.Stdout.Write(b)
-		return p, max(f, 1), fmt.Errorf("%s: %w", strings.Join(args, " "), err)
+		os.Stdout.WriteString(passing.ReplaceAllString(string(b), ""))
+		return p, max(len(f), 1), because(fmt.Errorf("%s: %w", strings.Join(args, " "), err), f)
 	}
 	for s := range strings.Lines(string(b)) {
 		if strings.HasPrefix(s, "ok ") || strings.Contains(s, "seeds") {
@@ -170,7 +182,7 @@ func tests(dir string, args ...string) (int, int, error) {
 	if p == 0 {
 		return 0, 1, fmt.Errorf("%s: no test ran", strings.Join(args, " "))
 	}
-	return p, f, nil
+	return p, len(f), nil
 }
 
 // guests runs the VM tests on one kernel, a boot for each batch.
@@ -214,7 +226,7 @@ func (c *TestCmd) guests(t *tally, kernel string) error {
 			if err == nil && p == 0 && c.Filter == "" {
 				err = errors.New("no test ran")
 			}
-			return p, f, err
+			return p, len(f), because(err, f)
 		})
 	}
 	return nil
