@@ -95,6 +95,7 @@ type Cache struct {
 
 	cleared  seglog.LSN // newest LSN whose mapping was dropped: the data disk has it
 	lastIO   int64
+	adopted  bool // a segment of the primary's came: its client is busy
 	dataErr  error
 	logErr   error
 	follow   bool
@@ -388,6 +389,7 @@ func (c *Cache) Adopt(raw []byte) (seglog.LSN, error) {
 		return 0, err
 	}
 	c.mapSegment(&s)
+	c.adopted = true
 	return s.LSN, nil
 }
 
@@ -400,8 +402,8 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	if c.fallback != nil {
 		wake = min(wake, c.fallback.Kick(now))
 	}
-	if c.pending.Head() != nil || c.r.active > 0 || c.y.active > 0 {
-		c.lastIO = now.Mono
+	if c.pending.Head() != nil || c.r.active > 0 || c.y.active > 0 || c.adopted {
+		c.lastIO, c.adopted = now.Mono, false
 	}
 	wake = min(wake, c.log.Kick(now))
 	c.noteLog()
