@@ -163,7 +163,7 @@ func printStatus(w io.Writer, s *volume.Status) {
 	row("reads", "%.0f %% not from the disk: RAM %d, log %d, zeros %d, disk %d, peer %d", s.HitPercent, s.ReadRAM, s.ReadLog, s.ReadZero, s.ReadDisk, s.PeerReads)
 	row("lsn", "sealed %d, durable %d, destaged %d", s.Sealed, s.Durable, s.Destaged)
 	if s.Role == "primary" && (s.Remote != "" || s.Listen != "") {
-		row("peer_lsn", "shipped %d, received %d, durable %d, lag %d segments", s.Shipped, s.Received, s.RemoteDurable, s.LagSegments)
+		row("peer_lsn", "shipped %d, received %d, durable %d, lag %d segments, at most %s, %.1f s", s.Shipped, s.Received, s.RemoteDurable, s.LagSegments, volume.Bytes(s.LagBytes), s.LagSeconds)
 		row("peer_reads", "%d served by the peer", s.PeerReads)
 	}
 	if s.Latency != "" {
