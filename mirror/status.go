@@ -67,6 +67,10 @@ const (
 	StateIncomplete  = "inconsistent"
 )
 
+// StateList is all of them.
+var StateList = []string{StateAlone, StateInSync, StateFollowing, StateDegraded, StateCatchingUp, StateFullSync, StateRemote, StateSuspended, StateWaiting,
+	StateFenced, StateDiverged, StateFailed, StateWaitPrimary, StateIncomplete}
+
 // describe finds the word for the state, and reports a change of it.
 func (n *Node) describe() {
 	s, why := n.word()

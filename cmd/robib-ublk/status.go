@@ -169,6 +169,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 	if s.Latency != "" {
 		row("latency", "%s", s.Latency)
 	}
+	if s.Metrics != "" {
+		row("metrics", "%s", s.Metrics)
+	}
 	row("volume", "%s  term %d  marks %s", s.Volume, s.Term, s.Marks)
 	row("server_pid", "%d  state changes in %s", s.ServerPID, logFile(s.Name))
 }

@@ -96,6 +96,7 @@ type Status struct {
 	HitPercent       float64  `json:"read_hit_percent"`
 	UptimeSeconds    float64  `json:"uptime_s"`
 	Latency          string   `json:"latency,omitempty"` // "traced", or why requests' stages are not
+	Metrics          string   `json:"metrics,omitempty"` // where they are served, or why they are not
 	HeartbeatSeconds float64  `json:"heartbeat_s"`
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
 	RateLimit        int64    `json:"rate_limit_bytes_per_second"` // 0: none
@@ -145,7 +146,7 @@ func (s *Server) Status() (any, error) {
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}
-	v.Latency = s.traced()
+	v.Latency, v.Metrics = s.traced(), s.exports.status()
 	if s.live {
 		v.Device, v.DeviceID = s.dev.Path(), s.dev.ID()
 	}
