@@ -23,6 +23,7 @@ type LatencyCmd struct {
 	Show     LatencyShowCmd     `cmd:"" help:"Percentiles of each stage, and its share of the total."`
 	Hist     LatencyHistCmd     `cmd:"" help:"Histograms; words choose: op write, stage log."`
 	Profile  LatencyProfileCmd  `cmd:"" help:"A line for each operation and interval."`
+	Plot     LatencyPlotCmd     `cmd:"" help:"A picture: a heat map of latency, and the mean time of each stage, over time."`
 	Outliers LatencyOutliersCmd `cmd:"" help:"Each request that takes longer than threshold, with its stages."`
 	Inflight LatencyInflightCmd `cmd:"" help:"Requests that are not complete, where they are and for how long."`
 	Probes   LatencyProbesCmd   `cmd:"" help:"Which probes are attached, what they cost, and why others are not."`
