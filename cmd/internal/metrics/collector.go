@@ -94,7 +94,7 @@ func NewCollector(volume string, src Source) prometheus.Collector {
 		info:         desc("build_info", "Always 1: the labels say what runs.", "version", "revision", "goversion"),
 		state:        desc("volume_state", "1 for the state that the volume is in, 0 for all others.", "state"),
 		role:         desc("role", "1 for the half of the volume that this machine is, 0 for the other.", "role"),
-		peer:         desc("peer_state", "1 for what is true of the peer: none is configured, it is connected, it is lost.", "state"),
+		peer:         desc("peer_state", "1 for what is true of the peer: none is configured, it is connected, it is lost or has not come yet.", "state"),
 		watermark:    desc("log_watermark_ratio", "Fill of the log from which destage does not wait for an idle disk (low), and writes are admitted as fast as space comes back (high).", "watermark"),
 		lost:         desc("disk_lost", "1 when that disk has failed or is missing.", "disk"),
 		lsn:          desc("lsn", "Newest log segment that got as far as that.", "position"),
