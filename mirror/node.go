@@ -108,6 +108,7 @@ type Node struct {
 	srv  server
 	give fetcher
 	pace pace
+	late lag
 
 	pack     wire.Packer
 	unpack   wire.Unpacker
@@ -242,6 +243,9 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	wake = min(wake, n.pace.wake())
 	if n.hasPeer() {
 		wake = min(wake, n.peer.Kick(now))
+	}
+	if n.primary && n.hasPeer() {
+		n.late.note(now.Mono, n.log.Sealed(), n.ship.durable)
 	}
 	n.srv.kick()
 	n.give.kick()

@@ -23,6 +23,8 @@ type Status struct {
 	Sealed, Durable, Destaged        seglog.LSN
 	Shipped, Received, RemoteDurable seglog.LSN
 	LagSegments                      uint64
+	LagBytes                         int64 // that the peer lacks, at most: of log, and of what the dirty map says
+	LagNanos                         int64 // age of the oldest segment that it lacks
 	RoundTripNanos                   int64
 	SinceNanos                       int64 // since the session came up or was lost
 	PeerReads                        uint64
@@ -64,6 +66,10 @@ const (
 	StateWaitPrimary = "waiting for the primary"
 	StateIncomplete  = "inconsistent"
 )
+
+// StateList is all of them.
+var StateList = []string{StateAlone, StateInSync, StateFollowing, StateDegraded, StateCatchingUp, StateFullSync, StateRemote, StateSuspended, StateWaiting,
+	StateFenced, StateDiverged, StateFailed, StateWaitPrimary, StateIncomplete}
 
 // describe finds the word for the state, and reports a change of it.
 func (n *Node) describe() {
@@ -142,10 +148,22 @@ func (n *Node) Status() Status {
 		s.Peer = n.s.conn.Peer()
 	}
 	if n.primary && n.hasPeer() && s.Sealed > s.RemoteDurable {
-		s.LagSegments = s.Sealed - s.RemoteDurable
+		s.LagSegments, s.LagNanos = s.Sealed-s.RemoteDurable, n.late.nanos(n.now.Mono, s.RemoteDurable)
+		s.LagBytes = n.lagBytes(s.RemoteDurable)
+	}
+	if d := n.log.Dirty(); n.primary && d.Active() {
+		s.LagBytes += d.Bytes()
 	}
 	if n.full.active {
 		s.SyncDone, s.SyncTotal = n.full.next, n.cache.Info().SizeBytes
 	}
 	return s
+}
+
+// lagBytes is how much of the log lies behind lsn, as far as it is there.
+func (n *Node) lagBytes(lsn seglog.LSN) int64 {
+	if s, ok := n.log.Lookup(max(lsn+1, n.log.First())); ok {
+		return int64(n.log.Head() - s.Pos)
+	}
+	return 0
 }

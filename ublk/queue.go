@@ -37,11 +37,18 @@ type Queue struct {
 	gone   int // tags that the driver does not serve any more
 	broken error
 	served uint64 // requests
+	counts Counts
 
 	// Ended is called once, when the driver has taken all tags back.
 	Ended func()
 
 	ring *ringPort // nil with a fake
+}
+
+// Counts are those of requests that were answered, by blk.Op.
+type Counts struct {
+	Requests, Failed [blk.Ops]uint64
+	Bytes            [blk.Ops]uint64 // asked for by those that did not fail
 }
 
 // newQueue maps hardware queue qid's descriptors and arms all its tags; d's char node is open as p.
@@ -173,8 +180,13 @@ func (q *Queue) Kick(now blk.Instant) {
 		switch {
 		case r.Err != 0:
 			res = -int32(r.Err)
+			q.counts.Failed[r.Op]++
 		case r.Op == blk.Read || r.Op == blk.Write:
 			res = int32(r.Length)
+		}
+		q.counts.Requests[r.Op]++
+		if r.Err == 0 {
+			q.counts.Bytes[r.Op] += uint64(r.Length)
 		}
 		q.port.command(ioCommit, uint16(r.Tag), res, buf)
 	}

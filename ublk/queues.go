@@ -71,6 +71,18 @@ func (s *Queues) Served() []uint64 {
 	return n
 }
 
+// Counts sums up what all queues answered.
+func (s *Queues) Counts() (c Counts) {
+	for _, q := range s.list {
+		for op := range blk.Ops {
+			c.Requests[op] += q.counts.Requests[op]
+			c.Failed[op] += q.counts.Failed[op]
+			c.Bytes[op] += q.counts.Bytes[op]
+		}
+	}
+	return c
+}
+
 // Err is why a queue broke, or nil.
 func (s *Queues) Err() error {
 	for _, q := range s.list {

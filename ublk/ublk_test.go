@@ -92,6 +92,7 @@ func TestTagsAreNeverLost(t *testing.T) {
 	}
 	defer f.Close()
 	want := make([]int32, 32)
+	var counts Counts
 	for n := 0; n < 100_000; {
 		for f.Free() > 0 && m.rnd.IntN(4) > 0 {
 			n++
@@ -101,13 +102,16 @@ func TestTagsAreNeverLost(t *testing.T) {
 				off = 1 << 20 // beyond the end
 			}
 			tag := f.Issue(op, blk.Flags(m.rnd.IntN(2)), off, k, nil)
+			counts.Requests[op]++
 			switch {
 			case op == blk.Flush:
 				want[tag] = 0
 			case off+k > 1<<20:
 				want[tag] = -int32(unix.EIO)
+				counts.Failed[op]++
 			default:
 				want[tag] = int32(k)
+				counts.Bytes[op] += uint64(k)
 			}
 		}
 		m.Kick(blk.Instant{})
@@ -124,6 +128,9 @@ func TestTagsAreNeverLost(t *testing.T) {
 	f.Queue.Kick(blk.Instant{})
 	if f.Free() != 32 {
 		t.Fatalf("%d of 32 tags came back", f.Free())
+	}
+	if got := (&Queues{list: []*Queue{f.Queue}}).Counts(); got != counts {
+		t.Errorf("counted %+v, want %+v", got, counts)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/robib-ublk/robib/cmd/internal/metrics"
 	"github.com/robib-ublk/robib/cmd/internal/volume"
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/link"
@@ -32,6 +33,7 @@ type making struct {
 	Ordered    *bool  `negatable:"" help:"Destage in write order, flushed segment by segment: the disk alone is always an older crash-consistent image."`
 	LowWater   int    `help:"Fill of the log in per cent from which destage does not wait for an idle disk (default 50)." placeholder:"PERCENT"`
 	HighWater  int    `help:"Fill from which destage works all the time and writes are admitted as fast as space comes back (default 80)." placeholder:"PERCENT"`
+	Metrics    string `help:"Serve the volume's metrics to Prometheus there: HTTP without a password, so choose an address that only those can reach who may see them. Off by default." placeholder:"[HOST]:PORT|OFF"`
 }
 
 func (m *making) request(role volume.Role) (volume.Request, error) {
@@ -46,6 +48,13 @@ func (m *making) request(role volume.Role) (volume.Request, error) {
 	if m.Encrypt != "" {
 		off := m.Encrypt == "off"
 		q.Plain = &off
+	}
+	if m.Metrics != "" {
+		a, err := metrics.ParseAddress(m.Metrics)
+		if err != nil {
+			return q, volume.Usagef("--metrics %v", err)
+		}
+		q.Metrics = &a
 	}
 	if m.LogSize < 0 {
 		return q, volume.Usagef("--log-size %d: a positive number of MiB", m.LogSize)

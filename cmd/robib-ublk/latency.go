@@ -23,6 +23,7 @@ type LatencyCmd struct {
 	Show     LatencyShowCmd     `cmd:"" help:"Percentiles of each stage, and its share of the total."`
 	Hist     LatencyHistCmd     `cmd:"" help:"Histograms; words choose: op write, stage log."`
 	Profile  LatencyProfileCmd  `cmd:"" help:"A line for each operation and interval."`
+	Plot     LatencyPlotCmd     `cmd:"" help:"A picture: a heat map of latency, and the mean time of each stage, over time."`
 	Outliers LatencyOutliersCmd `cmd:"" help:"Each request that takes longer than threshold, with its stages."`
 	Inflight LatencyInflightCmd `cmd:"" help:"Requests that are not complete, where they are and for how long."`
 	Probes   LatencyProbesCmd   `cmd:"" help:"Which probes are attached, what they cost, and why others are not."`
@@ -195,6 +196,14 @@ func (l *looked) open() (ctx context.Context, src *watched, done func(), err err
 	return ctx, src, func() { src.Close(); stop() }, nil
 }
 
+// allowed refuses a duration of 0 of what has not counted before.
+func (l *looked) allowed(w words, src *watched) error {
+	if w.duration == 0 && !src.server {
+		return volume.Usagef("latency: duration 0 is for a volume whose server counts: %s", l.Dev)
+	}
+	return nil
+}
+
 // report counts for w.duration; of a volume's server 0 is everything since it started.
 func (l *looked) report(w words) (*latency.Report, error) {
 	ctx, src, done, err := l.open()
@@ -202,8 +211,8 @@ func (l *looked) report(w words) (*latency.Report, error) {
 		return nil, err
 	}
 	defer done()
-	if w.duration == 0 && !src.server {
-		return nil, volume.Usagef("latency: duration 0 is for a volume whose server counts: %s", l.Dev)
+	if err := l.allowed(w, src); err != nil {
+		return nil, err
 	}
 	var before *latency.Snapshot
 	if w.duration > 0 {
@@ -229,8 +238,66 @@ func (l *looked) report(w words) (*latency.Report, error) {
 	return r, err
 }
 
+// run shows a report by text: once, or again and again.
+func (l *looked) run(cli *CLI, w words, again watching, text func(io.Writer, *latency.Report)) error {
+	if !again.Watch {
+		r, err := l.report(w)
+		if err != nil {
+			return err
+		}
+		return cli.print(r, func(out io.Writer) error {
+			text(out, r)
+			return nil
+		})
+	}
+	ctx, src, done, err := l.open()
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := l.allowed(w, src); err != nil {
+		return err
+	}
+	every := watchEvery
+	if w.has["duration"] && w.duration > 0 {
+		every = max(w.duration, watchLeast)
+	}
+	before, err := src.Take()
+	if err != nil {
+		return err
+	}
+	return cli.repeat(ctx, every, newScreen(os.Stdout), func() (any, func(io.Writer) error, error) {
+		now, err := src.Take()
+		if err != nil {
+			return nil, nil, err
+		}
+		since := before
+		if w.duration == 0 {
+			since = nil // all there was
+		}
+		r, err := latency.NewReport(since, now, w.Choice)
+		if err != nil {
+			return nil, nil, err
+		}
+		before = now
+		r.Volume, r.Note = src.volume, src.note
+		return r, func(out io.Writer) error {
+			text(out, r)
+			return nil
+		}, nil
+	})
+}
+
+const (
+	watchEvery = 2 * time.Second        // --watch shows anew, unless a duration is given
+	watchLeast = 100 * time.Millisecond // so that looking does not become a load
+)
+
 // LatencyShowCmd shows percentiles.
-type LatencyShowCmd struct{ looked }
+type LatencyShowCmd struct {
+	looked
+	watching
+}
 
 // Run counts for a while and shows a table for each operation.
 func (c *LatencyShowCmd) Run(cli *CLI) error {
@@ -238,19 +305,13 @@ func (c *LatencyShowCmd) Run(cli *CLI) error {
 	if err != nil {
 		return err
 	}
-	r, err := c.report(w)
-	if err != nil {
-		return err
-	}
-	return cli.print(r, func(out io.Writer) error {
-		r.Show(out)
-		return nil
-	})
+	return c.run(cli, w, c.watching, func(out io.Writer, r *latency.Report) { r.Show(out) })
 }
 
 // LatencyHistCmd shows histograms.
 type LatencyHistCmd struct {
 	looked
+	watching
 	Millis bool `short:"m" help:"Rows in milliseconds."`
 }
 
@@ -264,12 +325,5 @@ func (c *LatencyHistCmd) Run(cli *CLI) error {
 	if w.Stage == "" {
 		w.Stage = bpf.StageTotal.String()
 	}
-	r, err := c.report(w)
-	if err != nil {
-		return err
-	}
-	return cli.print(r, func(out io.Writer) error {
-		(&latency.Text{Millis: c.Millis}).Hist(out, r)
-		return nil
-	})
+	return c.run(cli, w, c.watching, func(out io.Writer, r *latency.Report) { (&latency.Text{Millis: c.Millis}).Hist(out, r) })
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -32,5 +34,28 @@ func TestLatencyRefusesWhatHasNoRequests(t *testing.T) {
 		if _, err := (&looked{Dev: path}).report(words{duration: time.Second}); !errors.As(err, &usage) {
 			t.Errorf("%s: %v", path, err)
 		}
+	}
+}
+
+// What cannot become a picture is refused before anything is counted, and leaves no file.
+func TestLatencyPlotRefuses(t *testing.T) {
+	dir := t.TempDir()
+	cmd := func(out string, list ...string) error {
+		return (&LatencyPlotCmd{Output: filepath.Join(dir, out), looked: looked{Dev: "/dev/null", Words: list}}).Run(&CLI{})
+	}
+	for _, x := range []struct {
+		out   string
+		words []string
+	}{{"a.pdf", nil}, {"svg", nil}, {"a.svg", []string{"duration", "0"}}, {"a.svg", []string{"duration", "3600", "interval", "0.1"}}, {"a.svg", []string{"stage", "log"}}, {"a.png", nil}} {
+		var usage *volume.UsageError
+		if err := cmd(x.out, x.words...); !errors.As(err, &usage) {
+			t.Errorf("%s %q: %v", x.out, x.words, err)
+		}
+	}
+	if err := cmd("no/such/a.svg"); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Error(left, err)
 	}
 }

@@ -136,10 +136,21 @@ func (c *LatencyOutliersCmd) Run(cli *CLI) (err error) {
 }
 
 // LatencyInflightCmd shows what is not complete.
-type LatencyInflightCmd struct{ looked }
+type LatencyInflightCmd struct {
+	looked
+	watching
+}
 
 // inflightFor is how long probes of this process look before they tell what is stuck.
 const inflightFor = time.Second
+
+// waitingRequests is the JSON document of inflight.
+type waitingRequests struct {
+	Device   string            `json:"device"`
+	Volume   string            `json:"volume,omitempty"`
+	Inflight []latency.Request `json:"inflight"`
+	Note     string            `json:"note,omitempty"`
+}
 
 // Run shows what is in flight: at once where a volume's server has looked already.
 func (c *LatencyInflightCmd) Run(cli *CLI) error {
@@ -152,29 +163,33 @@ func (c *LatencyInflightCmd) Run(cli *CLI) error {
 		return err
 	}
 	defer done()
+	answer := func() (any, func(io.Writer) error, error) {
+		now, err := src.Take()
+		if err != nil {
+			return nil, nil, err
+		}
+		doc := &waitingRequests{now.Device, src.volume, []latency.Request{}, src.note}
+		for _, q := range now.Inflight {
+			if w.Op == "" || w.Op == q.Op {
+				doc.Inflight = append(doc.Inflight, q)
+			}
+		}
+		return doc, func(out io.Writer) error {
+			latency.Waiting(out, doc.Inflight)
+			return nil
+		}, nil
+	}
+	if c.Watch {
+		return cli.repeat(ctx, max(w.duration, watchLeast), newScreen(os.Stdout), answer)
+	}
 	if !src.server || w.has["duration"] {
 		wait(ctx, w.duration)
 	}
-	now, err := src.Take()
+	doc, text, err := answer()
 	if err != nil {
 		return err
 	}
-	list := []latency.Request{}
-	for _, q := range now.Inflight {
-		if w.Op == "" || w.Op == q.Op {
-			list = append(list, q)
-		}
-	}
-	doc := struct {
-		Device   string            `json:"device"`
-		Volume   string            `json:"volume,omitempty"`
-		Inflight []latency.Request `json:"inflight"`
-		Note     string            `json:"note,omitempty"`
-	}{now.Device, src.volume, list, src.note}
-	return cli.print(&doc, func(out io.Writer) error {
-		latency.Waiting(out, list)
-		return nil
-	})
+	return cli.print(doc, text)
 }
 
 // LatencyProbesCmd shows the probes themselves.

@@ -37,6 +37,7 @@ type CLI struct {
 	Demote  DemoteCmd  `cmd:"" help:"Make this primary a secondary: its device goes, the peer is brought level and can be promoted."`
 
 	Latency  LatencyCmd  `cmd:"" help:"Where the time of each request goes."`
+	Metrics  MetricsCmd  `cmd:"" help:"What goes with add --metrics."`
 	Features FeaturesCmd `cmd:"" help:"Show what this kernel's ublk driver and io_uring offer."`
 	Key      KeyCmd      `cmd:"" help:"This machine's key, and the keys it trusts."`
 	Log      LogCmd      `cmd:"" help:"Look at a log device offline."`

@@ -7,11 +7,14 @@ import (
 )
 
 // print writes v as JSON when the user asked for it, else by text.
-func (c *CLI) print(v any, text func(w io.Writer) error) error {
+func (c *CLI) print(v any, text func(w io.Writer) error) error { return c.write(os.Stdout, v, text) }
+
+// write is print to w.
+func (c *CLI) write(w io.Writer, v any, text func(w io.Writer) error) error {
 	if !c.JSON && !c.Pretty {
-		return text(os.Stdout)
+		return text(w)
 	}
-	e := json.NewEncoder(os.Stdout)
+	e := json.NewEncoder(w)
 	if c.Pretty {
 		e.SetIndent("", "  ")
 	}

@@ -163,11 +163,14 @@ func printStatus(w io.Writer, s *volume.Status) {
 	row("reads", "%.0f %% not from the disk: RAM %d, log %d, zeros %d, disk %d, peer %d", s.HitPercent, s.ReadRAM, s.ReadLog, s.ReadZero, s.ReadDisk, s.PeerReads)
 	row("lsn", "sealed %d, durable %d, destaged %d", s.Sealed, s.Durable, s.Destaged)
 	if s.Role == "primary" && (s.Remote != "" || s.Listen != "") {
-		row("peer_lsn", "shipped %d, received %d, durable %d, lag %d segments", s.Shipped, s.Received, s.RemoteDurable, s.LagSegments)
+		row("peer_lsn", "shipped %d, received %d, durable %d, lag %d segments, at most %s, %.1f s", s.Shipped, s.Received, s.RemoteDurable, s.LagSegments, volume.Bytes(s.LagBytes), s.LagSeconds)
 		row("peer_reads", "%d served by the peer", s.PeerReads)
 	}
 	if s.Latency != "" {
 		row("latency", "%s", s.Latency)
+	}
+	if s.Metrics != "" {
+		row("metrics", "%s", s.Metrics)
 	}
 	row("volume", "%s  term %d  marks %s", s.Volume, s.Term, s.Marks)
 	row("server_pid", "%d  state changes in %s", s.ServerPID, logFile(s.Name))

@@ -10,6 +10,7 @@ const (
 	Flush
 	Discard
 	WriteZeroes
+	Ops // how many there are
 )
 
 func (o Op) String() string {

@@ -66,19 +66,24 @@ type Choice struct {
 	Rows      bool
 }
 
+// Between is what was counted from began, when before was taken, to now; from the beginning if before is
+// nil or of another server.
+func Between(before, now *Snapshot) (s *bpf.Snapshot, began int64, err error) {
+	if s, err = now.unpack(); err != nil || before == nil || before.Since != now.Since {
+		return s, now.Since, err
+	}
+	old, err := before.unpack()
+	if err != nil {
+		return nil, 0, err
+	}
+	return s.Since(old), before.AtNanos, nil
+}
+
 // NewReport is what happened from before, nil the beginning, to now.
 func NewReport(before, now *Snapshot, c Choice) (*Report, error) {
-	s, err := now.unpack()
+	s, began, err := Between(before, now)
 	if err != nil {
 		return nil, err
-	}
-	began := now.Since
-	if before != nil && before.Since == now.Since { // else the server is another one
-		old, err := before.unpack()
-		if err != nil {
-			return nil, err
-		}
-		s, began = s.Since(old), before.AtNanos
 	}
 	r := &Report{Device: now.Device, Seconds: float64(now.AtNanos-began) / 1e9, Operations: []Operation{}}
 	n := &s.Stats

@@ -140,6 +140,12 @@ func (t *Tracer) Take() (*Snapshot, error) {
 	return s, nil
 }
 
+// Count reads only what was counted, since begun.
+func (t *Tracer) Count() (s *bpf.Snapshot, begun time.Time, err error) {
+	s, err = t.dev.Snapshot()
+	return s, time.Now().Add(-time.Duration(mono() - t.since)), err
+}
+
 // SetThreshold chooses outliers.
 func (t *Tracer) SetThreshold(d time.Duration, rate int) error { return t.dev.SetThreshold(d, rate) }
 

@@ -60,6 +60,7 @@ type Config struct {
 	HighWater    int    `json:"high_water_percent,omitempty"`
 	RateLimit    int64  `json:"rate_limit_bytes_per_second,omitempty"` // of data sent to the peer
 	Compress     string `json:"compress,omitempty"`                    // zstd; "" is off
+	Metrics      string `json:"metrics,omitempty"`                     // where they are served, [HOST]:PORT; "" is nowhere
 	PeerKey      string `json:"peer_key,omitempty"`                    // fingerprint of the pinned peer
 	Overwrite    bool   `json:"overwrite,omitempty"`
 	Demoted      bool   `json:"demoted,omitempty"`     // a stopped primary shall come back as a secondary

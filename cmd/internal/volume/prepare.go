@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/cmd/internal/metrics"
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/ublk/blk"
@@ -39,6 +40,7 @@ type Settings struct {
 	WriteCache          *bool // acknowledge from RAM
 	RateLimit           *int64
 	Compress            *string
+	Metrics             *string // [HOST]:PORT, "" for nowhere
 	LowWater, HighWater int
 	RAMBytes            int64 // of a log that is made
 	Queues              int   // hardware queues
@@ -68,6 +70,12 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	}
 	if s.Compress != nil {
 		c.Compress = *s.Compress
+	}
+	if s.Metrics != nil {
+		if err := metrics.Check(*s.Metrics); err != nil {
+			return false, err // before it is remembered, and anything made
+		}
+		c.Metrics = *s.Metrics
 	}
 	if s.LowWater > 0 {
 		c.LowWater = s.LowWater

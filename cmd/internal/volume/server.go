@@ -52,6 +52,7 @@ type Server struct {
 	commit  sync.Mutex // one command that changes things at a time
 	socket  *control.Server
 	tracing tracing
+	exports exporting
 }
 
 // Run serves until the volume is stopped or deleted; it returns the process's exit code.
@@ -96,6 +97,9 @@ func (s *Server) start() error {
 	}
 	var err error
 	if s.socket, err = control.Listen(c.Name, s); err != nil {
+		return err
+	}
+	if err := s.openMetrics(); err != nil {
 		return err
 	}
 	report := supervise.Report{Lines: append(s.describeLog(), s.o.Notes...)}
@@ -268,6 +272,9 @@ func (s *Server) takeDown() error {
 func (s *Server) shutdown() {
 	if s.socket != nil {
 		s.socket.Close()
+	}
+	if err := s.exports.close(); err != nil {
+		s.o.Logf("%s: metrics: %v", s.c.Name, err)
 	}
 	if s.stack != nil && s.stack.loop != nil {
 		s.stack.stop()

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/robib-ublk/robib/cmd/internal/metrics"
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/link"
@@ -89,6 +90,10 @@ var SettingList = []Setting{
 	}},
 	{"ordered", "yes: destage in write order, segment by segment", func(c *Config) string { return yesNo(c.Ordered) }, func(c *Config, v string) (err error) {
 		c.Ordered, err = parseYesNo(v)
+		return err
+	}},
+	{"metrics", "where Prometheus finds the volume's metrics, [HOST]:PORT, or off", func(c *Config) string { return cmp.Or(c.Metrics, "off") }, func(c *Config, v string) (err error) {
+		c.Metrics, err = metrics.ParseAddress(v)
 		return err
 	}},
 }
@@ -189,7 +194,12 @@ func (s *Server) set(want map[string]string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.Save(); err != nil {
+	if _, asked := want["metrics"]; asked {
+		err = s.moveMetrics(n.Metrics, n.Save)
+	} else {
+		err = n.Save()
+	}
+	if err != nil {
 		return nil, err
 	}
 	*s.c = *n

@@ -44,6 +44,7 @@ func TestSettings(t *testing.T) {
 	}
 	for _, x := range []struct{ name, value, shown string }{
 		{"mode", "A", "async"}, {"remote", "b:2, c:3", "b:2,c:3"}, {"rate-limit", "2048K", "2M"}, {"rate-limit", "off", "off"}, {"compress", "zstd", "zstd"}, {"compress", "off", "off"},
+		{"metrics", ":9469", ":9469"}, {"metrics", "[::1]:9469", "[::1]:9469"}, {"metrics", "off", "off"},
 	} {
 		n, err := c.Change(map[string]string{x.name: x.value})
 		if err != nil || n.Get()[x.name] != x.shown {

@@ -48,6 +48,8 @@ type Status struct {
 	Received        uint64  `json:"received_lsn"`
 	RemoteDurable   uint64  `json:"remote_durable_lsn"`
 	LagSegments     uint64  `json:"lag_segments"`
+	LagBytes        int64   `json:"lag_bytes"` // at most
+	LagSeconds      float64 `json:"lag_s"`     // age of the oldest write that the peer lacks
 	RoundTripMicros float64 `json:"round_trip_us"`
 	SinceSeconds    float64 `json:"session_since_s"`
 	SyncPercent     float64 `json:"full_sync_percent"`
@@ -94,6 +96,7 @@ type Status struct {
 	HitPercent       float64  `json:"read_hit_percent"`
 	UptimeSeconds    float64  `json:"uptime_s"`
 	Latency          string   `json:"latency,omitempty"` // "traced", or why requests' stages are not
+	Metrics          string   `json:"metrics,omitempty"` // where they are served, or why they are not
 	HeartbeatSeconds float64  `json:"heartbeat_s"`
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
 	RateLimit        int64    `json:"rate_limit_bytes_per_second"` // 0: none
@@ -128,7 +131,7 @@ func (s *Server) Status() (any, error) {
 	v := Status{Name: c.Name, Role: string(c.Role), State: st.State, Reason: st.Reason, Degraded: st.Degraded(), Inconsistent: st.Inconsistent(), DeviceID: -1, ServerPID: os.Getpid(),
 		Disk: c.Disk, DiskBytes: c.DiskBytes, Log: c.Log, LogBytes: c.LogBytes, LogUsedBytes: st.Cache.LogUsed, DirtyBytes: dirty, Volume: st.Volume.String(), Term: st.Term.Number,
 		Marks: st.Marks.String(), Mode: st.Mode.String(), OnDisconnect: st.OnDisconnect.String(), Encrypted: !c.Plain, Remote: c.Remote, RemoteInUse: using, Peer: st.Peer, Listen: c.Listen, Connected: st.Connected, LastError: st.LastError,
-		Sealed: st.Sealed, Durable: st.Durable, Destaged: st.Destaged, Shipped: st.Shipped, Received: st.Received, RemoteDurable: st.RemoteDurable, LagSegments: st.LagSegments,
+		Sealed: st.Sealed, Durable: st.Durable, Destaged: st.Destaged, Shipped: st.Shipped, Received: st.Received, RemoteDurable: st.RemoteDurable, LagSegments: st.LagSegments, LagBytes: st.LagBytes, LagSeconds: float64(st.LagNanos) / 1e9,
 		RoundTripMicros: float64(st.RoundTripNanos) / 1e3, SinceSeconds: float64(st.SinceNanos) / 1e9, PeerReads: st.PeerReads,
 		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
 		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
@@ -143,7 +146,7 @@ func (s *Server) Status() (any, error) {
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}
-	v.Latency = s.traced()
+	v.Latency, v.Metrics = s.traced(), s.exports.status()
 	if s.live {
 		v.Device, v.DeviceID = s.dev.Path(), s.dev.ID()
 	}

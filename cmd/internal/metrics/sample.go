@@ -1,0 +1,26 @@
+package metrics
+
+import (
+	"time"
+
+	"github.com/robib-ublk/robib/bpf"
+	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/ublk"
+)
+
+// Sample is the state of one volume at a moment. Whoever takes it gives it away.
+type Sample struct {
+	Node       mirror.Status
+	HasPeer    bool
+	DirtyBytes int64
+	DataLost   bool
+	LogLost    bool
+	Requests   *ublk.Counts  // nil: there is no block device here
+	Latency    *bpf.Snapshot // nil: requests are not traced
+	Traced     time.Time     // since when
+}
+
+// Source gives samples. Any goroutine may ask; an answer may take as long as the volume's loop is busy.
+type Source interface {
+	Sample() (*Sample, error)
+}
