@@ -8,6 +8,9 @@ import "github.com/robib-ublk/robib/mirror/wire"
 func (n *Node) sendData(f *wire.Frame, key wire.PackKey, first int) bool {
 	raw := len(f.Body)
 	n.pack.Pack(f, key, first)
+	if f.Kind == wire.Segment && n.pack.OwnSums() {
+		f.Flags |= wire.FlagOwnSum
+	}
 	if !n.s.conn.Send(f) {
 		return false
 	}

@@ -35,6 +35,7 @@ type Loop struct {
 	ring    *Ring
 	sources []Source
 	inline  bool
+	sure    uint32
 	stop    atomic.Bool
 	running bool
 
@@ -142,9 +143,16 @@ func (l *Loop) UseFixed(e *SQE) {
 	}
 }
 
-// Inline says that this batch holds an entry that completes inside the enter call (a SEND): the
-// next enter then first submits without waiting.
-func (l *Loop) Inline() { l.inline = true }
+// Inline says that this batch holds an entry that completes inside the enter call (a SEND): its end
+// is nothing to wait for. The next enter waits for one completion more, where that is sure;
+// otherwise it first submits without waiting.
+func (l *Loop) Inline(sure bool) {
+	if sure {
+		l.sure++
+	} else {
+		l.inline = true
+	}
+}
 
 // Wake makes the loop run a batch. Any goroutine.
 func (l *Loop) Wake() { l.wake.wake() }
@@ -204,7 +212,10 @@ func (l *Loop) Run(kick func(now int64) (wake int64)) error {
 // wait enters at most twice: without waiting where something completes inline, then waiting
 // for one completion, or not at all where there is nothing to submit and something to reap.
 func (l *Loop) wait(wake, now int64) error {
+	n := 1 + l.sure
+	l.sure = 0
 	if l.inline {
+		n = 1
 		l.inline = false
 		if err := l.ring.Submit(); err != nil {
 			return err
@@ -230,7 +241,7 @@ func (l *Loop) wait(wake, now int64) error {
 	default:
 		timeout = min(wake-now, idleWaitNanos)
 	}
-	return l.ring.SubmitAndWait(1, timeout)
+	return l.ring.SubmitAndWait(n, timeout)
 }
 
 // reap handles everything that has completed; it reports whether a device had a part in it.

@@ -216,7 +216,7 @@ func TestBatchAllocatesNothing(t *testing.T) {
 			e := l.Get()
 			e.PrepNop()
 			e.UserData = id
-			l.Inline()
+			l.Inline(false)
 			if _, err := l.Once(math.MaxInt64); err != nil {
 				t.Error(err)
 			}

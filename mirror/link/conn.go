@@ -19,6 +19,8 @@ const (
 	recordSize = 16 << 10
 	outBytes   = wire.MaxBody + wire.HeadBytes + (wire.MaxBody/recordSize+4)*perRecord + reserve
 	inBytes    = wire.MaxBody + wire.HeadBytes + 2*recvBytes
+	room       = recvBytes + recordSize // of in, for what a RECV and the rest of an earlier one decrypt to
+	sureBytes  = 32 << 10               // a socket that has been answered lately takes as many at once
 	scratch    = 64 << 10
 )
 
@@ -42,7 +44,7 @@ type Conn struct {
 	sending         bool
 	joined          []byte // head and body of a small frame, one record
 
-	raw    []byte // RECV's buffer
+	raw    []byte // RECV's buffer where what comes is decrypted; else it is in
 	armed  bool
 	in     []byte // plain bytes that came
 	r, w   int    // unread part of in
@@ -52,6 +54,8 @@ type Conn struct {
 	closed bool
 	freed  bool
 	all    []byte
+
+	before, since int // bytes sent between the last two RECVs, and after the last one
 
 	// BytesIn and BytesOut count what went over the wire.
 	BytesIn, BytesOut uint64
@@ -131,11 +135,17 @@ func (c *Conn) Send(f *wire.Frame) bool {
 	if len(c.filling)+need > limit {
 		return false
 	}
-	if n <= len(c.joined) {
+	switch {
+	case c.tls == nil:
+		at := len(c.filling)
+		c.filling = c.filling[:at+n]
+		wire.PutHead(c.filling[at:], f)
+		copy(c.filling[at+wire.HeadBytes:], f.Body)
+	case n <= len(c.joined):
 		wire.PutHead(c.joined, f)
 		copy(c.joined[wire.HeadBytes:], f.Body)
 		c.seal(c.joined[:n])
-	} else {
+	default:
 		wire.PutHead(c.joined, f)
 		c.seal(c.joined[:wire.HeadBytes])
 		c.seal(f.Body)
@@ -144,12 +154,8 @@ func (c *Conn) Send(f *wire.Frame) bool {
 	return true
 }
 
-// seal appends b, encrypted where the connection is, to what is sent next.
+// seal appends b, encrypted, to what is sent next.
 func (c *Conn) seal(b []byte) {
-	if c.tls == nil {
-		c.filling = append(c.filling, b...)
-		return
-	}
 	c.mem.out = c.filling
 	_, err := c.tls.Write(b)
 	c.filling = c.mem.out
@@ -170,16 +176,24 @@ func (c *Conn) push() {
 	e.PrepSend(c.fd, c.flying[c.sent:], unix.MSG_NOSIGNAL)
 	e.UserData = c.id | opSend
 	c.sending = true
-	c.loop.Inline()
+	c.since += len(c.flying) - c.sent
+	c.loop.Inline(c.before+c.since <= sureBytes)
 }
 
-// arm waits for bytes, when what they decrypt to has room for sure.
+// arm waits for bytes, when what they decrypt to has room for sure; what is unread is moved to make some.
 func (c *Conn) arm() {
-	if c.armed || c.closed || c.eof || c.err != nil || len(c.in)-c.w < recvBytes {
+	if c.armed || c.closed || c.eof || c.err != nil {
 		return
 	}
+	if len(c.in)-c.w < room {
+		c.r, c.w = 0, copy(c.in, c.in[c.r:c.w])
+	}
+	b := c.raw
+	if c.tls == nil {
+		b = c.in[c.w:]
+	}
 	e := c.loop.Get()
-	e.PrepRecv(c.fd, c.raw, 0)
+	e.PrepRecv(c.fd, b, 0)
 	e.Ioprio = uring.RecvPollFirst
 	e.UserData = c.id | opRecv
 	c.armed = true
@@ -205,26 +219,26 @@ func (c *Conn) Handle(q uring.CQE, _ int64) {
 		switch {
 		case q.Res > 0:
 			c.BytesIn += uint64(q.Res)
-			c.open(c.raw[:q.Res])
+			c.before, c.since = c.since, 0
+			c.open(int(q.Res))
 		case q.Res == 0:
 			c.eof = true
 			c.fail(errors.New("the peer closed the connection"))
 		case q.Res != -int32(unix.EAGAIN) && q.Res != -int32(unix.EINTR):
 			c.fail(fmt.Errorf("link: receive: %w", unix.Errno(-q.Res)))
 		}
-		c.arm()
 	}
 	c.finish()
 }
 
-// open decrypts what came to the end of in, where there is room for it.
-func (c *Conn) open(b []byte) {
+// open takes n bytes that came to the end of in, decrypted.
+func (c *Conn) open(n int) {
 	if c.tls == nil {
-		c.w += copy(c.in[c.w:], b)
+		c.w += n
 		return
 	}
-	c.mem.in = b
-	for {
+	c.mem.in = c.raw[:n]
+	for c.w < len(c.in) { // with no room left, Read would give nothing for ever
 		n, err := c.tls.Read(c.in[c.w:])
 		c.w += n
 		if err == errWouldBlock {
@@ -235,6 +249,7 @@ func (c *Conn) open(b []byte) {
 			return
 		}
 	}
+	c.fail(errors.New("link: more came than a RECV can bring"))
 }
 
 // Recv gives the next frame, in the order sent; its body is valid until the next Recv.
@@ -244,7 +259,7 @@ func (c *Conn) Recv() (f wire.Frame, ok bool) {
 	if c.closed {
 		return f, false
 	}
-	if c.r == c.w {
+	if c.r == c.w && !c.armed {
 		c.r, c.w = 0, 0
 	}
 	if c.w-c.r >= wire.HeadBytes {
@@ -265,10 +280,6 @@ func (c *Conn) Recv() (f wire.Frame, ok bool) {
 			c.used = wire.HeadBytes + n
 			return g, true
 		}
-	}
-	if c.r > 0 && len(c.in)-c.w < recvBytes {
-		c.w = copy(c.in, c.in[c.r:c.w])
-		c.r = 0
 	}
 	c.arm()
 	return f, false

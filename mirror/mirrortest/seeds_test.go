@@ -114,7 +114,7 @@ func (r *recorder) missing() (list []string) {
 			list = append(list, fmt.Sprintf("no frame of kind %d was sent", k))
 		}
 	}
-	for _, want := range []string{"FuzzUnpack/kind4-flags2", "FuzzUnpack/kind8-flags1", "FuzzUnpack/kind8-flags3", "FuzzRange/kind8-flags0", "FuzzPoints/kind2-flags0"} {
+	for _, want := range []string{"FuzzUnpack/kind4-flags6", "FuzzUnpack/kind8-flags1", "FuzzUnpack/kind8-flags3", "FuzzRange/kind8-flags0", "FuzzPoints/kind2-flags0"} {
 		if len(r.seeds[want]) == 0 {
 			list = append(list, fmt.Sprintf("no seed for %s, only %v", want, slices.Sorted(maps.Keys(r.seeds))))
 		}

@@ -41,10 +41,12 @@ const MaxBody = 2 << 20
 // HeadBytes is the size of a frame's header, little-endian:
 //
 //	0  magic "RBL1"      8  body bytes (u32)      32  LSN
-//	4  kind (u8)        12  CRC32C of the body    40  durable-through LSN
+//	4  kind (u8)        12  CRC32C of the body¹   40  durable-through LSN
 //	5  flags (u8)       16  term number           48  time of sending, ns, the sender's own clock
 //	6  reserved (u16)   24  term id               56  CRC32C of bytes 0 to 55
 //	                                              60  reserved (u32)
+//
+// ¹ 0 with FlagOwnSum.
 const HeadBytes = 64
 
 const magic = 0x314c4252 // "RBL1"
@@ -83,7 +85,7 @@ func PutHead(b []byte, f *Frame) {
 	le.PutUint32(b, magic)
 	b[4], b[5], b[6], b[7] = byte(f.Kind), f.Flags, 0, 0
 	le.PutUint32(b[8:], uint32(len(f.Body)))
-	le.PutUint32(b[12:], crc32.Checksum(f.Body, crcTab))
+	le.PutUint32(b[12:], bodySum(f.Kind, f.Flags, f.Body))
 	le.PutUint64(b[16:], f.Term.Number)
 	le.PutUint64(b[24:], f.Term.ID)
 	le.PutUint64(b[32:], f.LSN)
@@ -115,8 +117,15 @@ func ParseHead(b []byte) (f Frame, n int, err error) {
 
 // CheckBody compares a body with the checksum in its header.
 func CheckBody(head, body []byte) error {
-	if crc32.Checksum(body, crcTab) != le.Uint32(head[12:]) {
+	if bodySum(Kind(head[4]), head[5], body) != le.Uint32(head[12:]) {
 		return fmt.Errorf("%w: body", ErrCRC)
 	}
 	return nil
+}
+
+func bodySum(k Kind, flags uint8, body []byte) uint32 {
+	if k == Segment && flags&FlagOwnSum != 0 {
+		return 0
+	}
+	return crc32.Checksum(body, crcTab)
 }

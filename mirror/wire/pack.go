@@ -11,9 +11,14 @@ import (
 const (
 	FeatureElide uint64 = 1 << 0 // blocks of zeros left out of a data frame
 	FeatureZstd  uint64 = 1 << 1 // data frames compressed with Zstandard (RFC 8878)
+	FeatureSum   uint64 = 1 << 2 // segments without a checksum of the frame's
 
-	Features = FeatureElide | FeatureZstd
+	Features = FeatureElide | FeatureZstd | FeatureSum
 )
+
+// FlagOwnSum of a Segment frame: its body's only checksums are the segment's own, which whoever takes
+// it into a log checks.
+const FlagOwnSum uint8 = 1 << 2
 
 // Flags of data frames: Segment, Resync and ReadReply. With either of them the body is packed:
 //
@@ -23,7 +28,7 @@ const (
 //	   left out; padded to a byte
 //	.. what is left, one after the other; FlagZstd: as one Zstandard frame
 //
-// The frame's CRC is over the packed body; a segment's own checksums, and Zstandard's, prove what
+// The frame's CRC, if it has one, is over the packed body; a segment's own checksums, and Zstandard's, prove what
 // comes out of it.
 const (
 	FlagElided uint8 = 1 << 0
@@ -109,6 +114,9 @@ func (p *Packer) Zstd() bool { return p.zstd }
 
 // Packs reports whether bodies are compressed: it is turned on, and the peer can take it.
 func (p *Packer) Packs() bool { return p.zstd && p.peer&FeatureZstd != 0 }
+
+// OwnSums reports whether segments may go with FlagOwnSum.
+func (p *Packer) OwnSums() bool { return p.peer&FeatureSum != 0 }
 
 // Pack replaces f's body and flags when a smaller form of it is worth its while. Blocks are looked
 // for from first on. The body is valid until the next Pack.

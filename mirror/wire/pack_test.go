@@ -189,7 +189,7 @@ func TestHostilePacks(t *testing.T) {
 		flags uint8
 		body  []byte
 	}{
-		"an unknown flag":           {4, head(0, 0)},
+		"an unknown flag":           {8, head(0, 0)},
 		"no head":                   {FlagElided, head(0, 0)[:7]},
 		"too big":                   {FlagElided, head(MaxBody+1, 0)},
 		"huge":                      {FlagElided, head(1<<32-1, 1<<32-1)},

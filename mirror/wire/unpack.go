@@ -16,6 +16,9 @@ type Unpacker struct {
 // Unpack replaces a packed body by what it stands for and clears its flags. The body is valid
 // until the next Unpack. What does not come from a Packer is an error.
 func (u *Unpacker) Unpack(f *Frame) error {
+	if f.Kind == Segment {
+		f.Flags &^= FlagOwnSum
+	}
 	flags, b := f.Flags, f.Body
 	switch {
 	case flags == 0:

@@ -93,3 +93,15 @@ func TestHeadAllocatesNothing(t *testing.T) {
 		t.Fatal(n)
 	}
 }
+
+// Only a segment goes without a checksum of the frame's: it has its own.
+func TestOwnSum(t *testing.T) {
+	b := make([]byte, HeadBytes)
+	for k := Hello; k <= Progress; k++ {
+		PutHead(b, &Frame{Kind: k, Flags: FlagOwnSum, Body: []byte("body")})
+		err := CheckBody(b, []byte("Body"))
+		if (err == nil) != (k == Segment) {
+			t.Errorf("kind %d: %v", k, err)
+		}
+	}
+}
