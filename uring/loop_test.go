@@ -8,6 +8,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 type counter struct{ n, res int }
@@ -222,6 +225,39 @@ func TestBatchAllocatesNothing(t *testing.T) {
 			}
 		}); n != 0 {
 			t.Errorf("%v allocations per batch", n)
+		}
+	})
+}
+
+// What surely completes inside the enter call ends no wait: one call submits it and waits for the rest.
+func TestInlineSure(t *testing.T) {
+	onLoop(t, LoopOptions{}, func(l *Loop) {
+		var p [2]int
+		if err := unix.Pipe(p[:]); err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Close(p[0])
+		defer unix.Close(p[1])
+		if _, err := l.Once(0); err != nil { // the loop's own entries
+			t.Error(err)
+		}
+		mem := mmap(t, 4096)
+		var nop, read counter
+		e := l.Get()
+		e.PrepRead(int32(p[0]), mem[:1], 0)
+		e.UserData = l.Add(&read)
+		e = l.Get()
+		e.PrepNop()
+		e.UserData = l.Add(&nop)
+		l.Inline(true)
+		before := l.Ring().Enters
+		time.AfterFunc(20*time.Millisecond, func() { unix.Write(p[1], []byte{1}) })
+		if _, err := l.Once(l.Now() + 20e9); err != nil {
+			t.Error(err)
+		}
+		if l.Ring().Enters != before+1 || nop.n != 1 || read.n != 1 {
+			t.Errorf("%d calls, %d inline, %d others", l.Ring().Enters-before, nop.n, read.n)
 		}
 	})
 }
