@@ -55,6 +55,9 @@ func (j *Job) guest() guestSpec {
 // errNoStart says that the guest died, or hung, before our init ran.
 var errNoStart = errors.New("the guest never reached its init")
 
+// ErrKernel says that the guest's kernel died, or complained of something, while our code ran.
+var ErrKernel = errors.New("the guest's kernel is not well")
+
 // Run boots the job's kernel and runs the command. It returns the command's exit code; an error
 // means that there is none.
 func (l *Lab) Run(j Job) (int, error) {
@@ -151,7 +154,7 @@ func (l *Lab) boot(j *Job, dir, tree string) (int, error) {
 	}
 	log, _ := os.ReadFile(console)
 	if bad := complaints(string(log)); err == nil && len(bad) > 0 {
-		err = fmt.Errorf("the kernel complained:\n%s", strings.Join(bad, "\n"))
+		err = fmt.Errorf("%w: it complained:\n%s", ErrKernel, strings.Join(bad, "\n"))
 	}
 	if err != nil || code != 0 {
 		l.keepConsole(log)
@@ -280,7 +283,7 @@ func (l *Lab) follow(ctx context.Context, j *Job, port string, ended <-chan stru
 			case !ok && !started:
 				return 0, errNoStart
 			case !ok:
-				return 0, errors.New("the guest died before the command ended")
+				return 0, fmt.Errorf("%w: it died before the command ended", ErrKernel)
 			case strings.HasPrefix(s, startMark):
 				started = true
 				limit.Reset(j.Limit)
