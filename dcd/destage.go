@@ -21,8 +21,9 @@ type destager struct {
 	reqs   []blk.Request
 
 	phase   phase
-	next    int // request to submit
-	out     int // requests in flight
+	next    int   // request to submit
+	out     int   // requests in flight
+	written int64 // bytes of the batch that have reached the disk
 	err     syscall.Errno
 	last    seglog.LSN // of the batch
 	begun   int64
@@ -91,8 +92,11 @@ func (d *destager) free() error {
 func (d *destager) Complete(r *blk.Request) {
 	d.out--
 	d.changed = true
-	if d.phase == zeroing {
+	switch d.phase {
+	case zeroing:
 		r.Owner = nil
+	case writing:
+		d.written += r.Length
 	}
 	if r.Err != 0 && d.err == 0 {
 		d.err = r.Err
@@ -297,7 +301,7 @@ func (d *destager) begin(now blk.Instant) {
 		d.lay(block, mask, out)
 		used += BlockBytes
 	}
-	d.next, d.out, d.err, d.begun, d.phase = 0, 0, 0, now.Mono, zeroing
+	d.next, d.out, d.err, d.begun, d.phase, d.written = 0, 0, 0, now.Mono, zeroing, 0
 	if !d.submitZeros() {
 		d.phase = writing
 		d.submit(now)

@@ -41,9 +41,10 @@ const (
 type pressure struct {
 	c *Cache
 
-	free   seglog.Pos // space below is free; when that was last seen to advance
-	freeAt int64
-	rate   float64 // bytes of log given back in a second; 0: not known
+	free    seglog.Pos // space below is free; when that was last seen to advance
+	freeAt  int64
+	rate    float64 // bytes of log given back in a second; 0: not known
+	guessed float64 // what it may be meanwhile
 
 	tokens  float64 // bytes of log that may be used now
 	tokenAt int64
@@ -91,12 +92,16 @@ func (p *pressure) admit(now blk.Instant) (bytes int64, wake int64) {
 	const all = 1 << 62
 	hi := float64(p.c.o.HighWater)
 	x := (p.fill() - hi) / (100 - hi)
-	if x <= 0 || p.rate == 0 || p.c.follow {
+	rate := p.rate
+	if rate == 0 && x > 0 {
+		rate = p.guess(now)
+	}
+	if x <= 0 || rate == 0 || p.c.follow {
 		p.tokens, p.tokenAt, p.held = 0, now.Mono, false
 		return all, blk.Never
 	}
 	// Half way up, as much comes in as goes out.
-	speed := p.rate * min(0.5/x, 20)
+	speed := rate * min(0.5/x, 20)
 	slice := max(speed*throttleSlice/1e9, 4096)
 	p.tokens = min(p.tokens+speed*float64(now.Mono-p.tokenAt)/1e9, slice)
 	p.tokenAt = now.Mono
@@ -109,6 +114,15 @@ func (p *pressure) admit(now blk.Instant) (bytes int64, wake int64) {
 		p.c.count.Throttled++
 	}
 	return 0, now.Mono + 1 + int64(-p.tokens*1e9/speed) + 100_000
+}
+
+// guess is what destage will give back in a second, from how far its first batches are, until
+// something was given back; 0: none was begun.
+func (p *pressure) guess(now blk.Instant) float64 {
+	if d := &p.c.d; d.phase == writing && now.Mono > d.begun {
+		p.guessed = float64(max(d.written, BlockBytes)) * 1e9 / float64(now.Mono-d.begun)
+	}
+	return p.guessed
 }
 
 // used is told how much log a segment took.

@@ -20,6 +20,7 @@ type server struct {
 	slots [serveSlots]serveSlot
 	mem   []byte
 	queue []question
+	due   int // slots whose read is done
 }
 
 type question struct {
@@ -57,6 +58,7 @@ func (v *server) Complete(r *blk.Request) {
 		s.gone, r.Err = true, syscall.EIO
 	}
 	s.done = true
+	v.due++
 }
 
 const serveStride = 4096 + maxServe
@@ -103,7 +105,7 @@ func (v *server) free() int {
 }
 
 func (v *server) send() {
-	for i := range v.slots {
+	for i := 0; v.due > 0 && i < len(v.slots); i++ {
 		s := &v.slots[i]
 		if !s.busy || !s.done {
 			continue
@@ -124,6 +126,7 @@ func (v *server) send() {
 			return
 		}
 		s.busy, s.done = s.gone, false
+		v.due--
 	}
 }
 
@@ -135,4 +138,5 @@ func (v *server) lost() {
 			s.busy, s.done = s.gone, false
 		}
 	}
+	v.due = 0
 }
