@@ -61,7 +61,7 @@ func (s *session) kick() int64 {
 			s.heard = now // frames wait for room here: it is not the peer that is silent
 		}
 		if now-s.heard > n.o.Timing.PeerDead {
-			s.lost(fmt.Errorf("nothing heard for %d s", n.o.Timing.PeerDead/second))
+			s.lost(fmt.Errorf("nothing heard for %s", seconds(n.o.Timing.PeerDead)))
 		} else {
 			wake := s.heard + n.o.Timing.PeerDead + 1
 			if s.up {

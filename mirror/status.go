@@ -27,6 +27,7 @@ type Status struct {
 	SinceNanos                       int64 // since the session came up or was lost
 	PeerReads                        uint64
 	SyncDone, SyncTotal              int64
+	HeartbeatNanos, PeerDeadNanos    int64
 	RateLimit                        int64  // bytes per second; 0: none
 	SentBytes, RawBytes              uint64 // of data frames, as they went and before they were packed
 	Compress, Compressing            bool   // asked for; and the peer can take it
@@ -137,7 +138,7 @@ func (n *Node) Status() Status {
 		Sealed: n.log.Sealed(), Durable: n.log.Durable(), Shipped: n.ship.to, Received: n.ship.received, RemoteDurable: n.ship.durable, RoundTripNanos: n.s.rtt,
 		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent, RawBytes: n.rawBytes,
 		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}
-	s.Destaged = s.Cache.Destaged
+	s.Destaged, s.HeartbeatNanos, s.PeerDeadNanos = s.Cache.Destaged, n.o.Timing.Heartbeat, n.o.Timing.PeerDead
 	if n.s.conn != nil {
 		s.Peer = n.s.conn.Peer()
 	}

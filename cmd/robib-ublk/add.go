@@ -32,6 +32,8 @@ type making struct {
 	Ordered    *bool  `negatable:"" help:"Destage in write order, flushed segment by segment: the disk alone is always an older crash-consistent image."`
 	LowWater   int    `help:"Fill of the log in per cent from which destage does not wait for an idle disk (default 50)." placeholder:"PERCENT"`
 	HighWater  int    `help:"Fill from which destage works all the time and writes are admitted as fast as space comes back (default 80)." placeholder:"PERCENT"`
+	Heartbeat  string `help:"How often the peer is asked whether it is there, 100ms to 60s (default 1s)." placeholder:"DURATION"`
+	PeerDead   string `help:"Silence after which the peer counts as dead, at least three heartbeats, at most 10m (default 5s)." placeholder:"DURATION"`
 }
 
 func (m *making) request(role volume.Role) (volume.Request, error) {
@@ -43,6 +45,19 @@ func (m *making) request(role volume.Role) (volume.Request, error) {
 		return q, volume.Usagef("--ram %d: 1 to 4096 MiB", m.RAM)
 	}
 	q.Settings = volume.Settings{Ordered: m.Ordered, LowWater: m.LowWater, HighWater: m.HighWater, RAMBytes: m.RAM << 20}
+	for _, w := range []struct {
+		flag, text string
+		millis     *int64
+	}{{"heartbeat", m.Heartbeat, &q.Heartbeat}, {"peer-dead", m.PeerDead, &q.PeerDead}} {
+		if w.text == "" {
+			continue
+		}
+		n, err := volume.ParseWait(w.text)
+		if err != nil {
+			return q, volume.Usagef("--%s %v", w.flag, err)
+		}
+		*w.millis = n
+	}
 	if m.Encrypt != "" {
 		off := m.Encrypt == "off"
 		q.Plain = &off

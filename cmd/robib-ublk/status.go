@@ -131,7 +131,7 @@ func printStatus(w io.Writer, s *volume.Status) {
 		if !s.Encrypted {
 			row("encryption", "OFF: what is written crosses the network in the clear (--encrypt=off)")
 		}
-		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %.0f s, dead after %.0f s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
+		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %g s, dead after %g s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
 		limit := "no limit"
 		if s.RateLimit > 0 {
 			limit = "at most " + volume.Bytes(s.RateLimit) + "/s"

@@ -43,6 +43,7 @@ type Settings struct {
 	RAMBytes            int64 // of a log that is made
 	Queues              int   // hardware queues
 	BypassMiB           *int  // as in Config: see ParseBypass
+	Heartbeat, PeerDead int64 // ms
 }
 
 // apply puts what was given into c and reports whether that changed it.
@@ -68,6 +69,15 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	}
 	if s.Compress != nil {
 		c.Compress = *s.Compress
+	}
+	if s.Heartbeat > 0 {
+		c.Heartbeat = s.Heartbeat
+	}
+	if s.PeerDead > 0 {
+		c.PeerDead = s.PeerDead
+	}
+	if err := c.checkTiming(); err != nil {
+		return false, err
 	}
 	if s.LowWater > 0 {
 		c.LowWater = s.LowWater

@@ -132,7 +132,7 @@ func (s *Server) Status() (any, error) {
 		RoundTripMicros: float64(st.RoundTripNanos) / 1e3, SinceSeconds: float64(st.SinceNanos) / 1e9, PeerReads: st.PeerReads,
 		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
 		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
-		HeartbeatSeconds: mirror.DefaultHeartbeat / 1e9, PeerDeadSeconds: mirror.DefaultPeerDead / 1e9,
+		HeartbeatSeconds: float64(st.HeartbeatNanos) / 1e9, PeerDeadSeconds: float64(st.PeerDeadNanos) / 1e9,
 		RateLimit: st.RateLimit, SentBytes: st.SentBytes, RawBytes: st.RawBytes, ElidedBytes: st.Pack.ElidedBytes,
 		Compress: "off", Compressing: st.Compressing, CompressTried: st.Pack.Tried, CompressShrunk: st.Pack.Shrunk, CompressSkipped: st.Pack.Skipped}
 	if st.Compress {
