@@ -28,6 +28,7 @@ type fullSync struct {
 	after   seglog.LSN // the segment after which it has its place
 	endSent bool
 	sent    int64
+	left    int64      // to be sent
 	at      seglog.LSN // where the peer's chain goes on
 	from    int64      // when the block in hand was begun
 	rest    int64      // the next one begins then: the client goes first
@@ -98,6 +99,7 @@ func (s *fullSync) ready() (err error) {
 
 func (s *fullSync) start(at seglog.LSN, next int64) {
 	s.active, s.at, s.next, s.have, s.endSent, s.sent, s.rest = true, at, next, false, false, 0, 0
+	s.left = s.n.log.Dirty().BytesFrom(next)
 }
 
 // addLog enters what is in the log into the map, as far as the map does not have it: a sync starts at the newest segment.
@@ -142,7 +144,7 @@ func (s *fullSync) kick() (wake int64) {
 	}
 	from, k := n.log.Dirty().Next(s.next, min(n.o.Sync.Block, syncBytes))
 	if s.next = from; k == 0 {
-		s.next = size
+		s.next, s.left = size, 0
 		return n.now.Mono
 	}
 	s.after, s.from = n.log.Sealed(), n.now.Mono
@@ -186,6 +188,7 @@ func (s *fullSync) send() {
 		s.have = false
 		s.next += s.req.Length
 		s.sent += s.req.Length
+		s.left = max(s.left-s.req.Length, 0)
 		if n.now.Mono-n.cache.LastIO() < clientBusy {
 			s.rest = n.now.Mono + min(n.now.Mono-s.from, second) // half of the time is the client's alone
 		}

@@ -108,6 +108,7 @@ type Node struct {
 	srv  server
 	give fetcher
 	pace pace
+	lag  lag
 
 	pack     wire.Packer
 	unpack   wire.Unpacker
@@ -150,7 +151,7 @@ func New(o Options) (*Node, error) {
 	if err := errors.Join(n.pace.set(o.RateLimit), n.pack.SetZstd(o.Compress)); err != nil {
 		return nil, fmt.Errorf("mirror: %w", err)
 	}
-	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n = n, n, n, n, n, n, n, n
+	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n, n.lag.n = n, n, n, n, n, n, n, n, n
 	n.cache.Follow(!n.primary)
 	n.cache.Hold(true)
 	if err := errors.Join(n.srv.open(), n.rx.open()); err != nil {
@@ -245,6 +246,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	}
 	n.srv.kick()
 	n.give.kick()
+	wake = min(wake, n.lag.kick())
 	if n.s.frames > 0 {
 		wake = now.Mono // frames are left over for want of room: they go on with the next batch's
 		n.s.frames = 0

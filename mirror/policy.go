@@ -132,6 +132,7 @@ func (n *Node) sessionLost(err error) {
 	n.srv.lost()
 	n.rx.lost()
 	n.full.lost()
+	n.lag.down(err)
 	n.remoteAsked = false
 	if !n.primary {
 		return

@@ -325,6 +325,7 @@ func (s *session) decide() error {
 	s.sessions++
 	n.event("session", old, "up: "+v.String(), reason)
 	if v != TakesTail {
+		n.lag.up(v, reason)
 		n.sessionUp(v)
 	}
 	return nil

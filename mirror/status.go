@@ -27,6 +27,7 @@ type Status struct {
 	SinceNanos                       int64 // since the session came up or was lost
 	PeerReads                        uint64
 	SyncDone, SyncTotal              int64
+	CatchUp                          CatchUp
 	HeartbeatNanos, PeerDeadNanos    int64
 	RateLimit                        int64  // bytes per second; 0: none
 	SentBytes, RawBytes              uint64 // of data frames, as they went and before they were packed
@@ -110,7 +111,7 @@ func (n *Node) word() (state, why string) {
 	case n.suspended:
 		return StateSuspended, "the peer is away or behind, and writes wait (on-disconnect=suspend): " + n.s.lastErr
 	case n.s.up && n.full.active:
-		return StateFullSync, "the peer gets everything anew"
+		return StateFullSync, n.lag.way
 	case n.inSync():
 		return StateInSync, "the peer is level"
 	case n.s.up:
@@ -139,6 +140,7 @@ func (n *Node) Status() Status {
 		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent, RawBytes: n.rawBytes,
 		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}
 	s.Destaged, s.HeartbeatNanos, s.PeerDeadNanos = s.Cache.Destaged, n.o.Timing.Heartbeat, n.o.Timing.PeerDead
+	s.CatchUp = n.lag.catchUp()
 	if n.s.conn != nil {
 		s.Peer = n.s.conn.Peer()
 	}

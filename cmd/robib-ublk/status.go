@@ -96,6 +96,25 @@ func statuses(name string) ([]volume.Status, error) {
 	return all, nil
 }
 
+// printCatchUp shows how far the peer is behind, unless it lacks only what is under way.
+func printCatchUp(row func(key, format string, args ...any), s *volume.Status) {
+	if s.CatchUpReason == "" {
+		return
+	}
+	row("catch_up", "%s", s.CatchUpReason)
+	text := fmt.Sprintf("%s, %.1f s", volume.Bytes(s.BacklogBytes), s.BacklogSeconds)
+	if s.Connected {
+		text += fmt.Sprintf("; %s/s shipped, %s/s written", volume.Bytes(int64(s.ShipRate)), volume.Bytes(int64(s.WriteRate)))
+	}
+	switch {
+	case s.CannotKeepUp:
+		text += "; CANNOT KEEP UP: writes come faster than they are shipped"
+	case s.CatchUpSeconds != nil:
+		text += fmt.Sprintf("; level in %.0f s", *s.CatchUpSeconds)
+	}
+	row("backlog", "%s", text)
+}
+
 func printStatus(w io.Writer, s *volume.Status) {
 	id := "-"
 	if s.DeviceID >= 0 {
@@ -145,6 +164,7 @@ func printStatus(w io.Writer, s *volume.Status) {
 			row("last_error", "%s", s.LastError)
 		}
 	}
+	printCatchUp(row, s)
 	if s.SyncPercent > 0 {
 		row("full_sync", "%.0f %%", s.SyncPercent)
 	}

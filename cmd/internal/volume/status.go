@@ -96,6 +96,13 @@ type Status struct {
 	Latency          string   `json:"latency,omitempty"` // "traced", or why requests' stages are not
 	HeartbeatSeconds float64  `json:"heartbeat_s"`
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
+	CatchUpReason    string   `json:"catch_up_reason,omitempty"` // "": the peer is level, or lacks only what is under way
+	BacklogBytes     int64    `json:"backlog_bytes"`             // that the peer lacks, of log and of a sync
+	BacklogSeconds   float64  `json:"backlog_s"`                 // age of the oldest of it
+	ShipRate         float64  `json:"ship_bytes_per_second"`
+	WriteRate        float64  `json:"write_bytes_per_second"`   // of log
+	CatchUpSeconds   *float64 `json:"catch_up_eta_s,omitempty"` // not there: not known, or never at these rates
+	CannotKeepUp     bool     `json:"cannot_keep_up"`
 	RateLimit        int64    `json:"rate_limit_bytes_per_second"` // 0: none
 	SentBytes        uint64   `json:"sent_data_bytes_total"`
 	RawBytes         uint64   `json:"sent_data_raw_bytes_total"` // what it stands for
@@ -143,11 +150,22 @@ func (s *Server) Status() (any, error) {
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}
+	v.catchUp(&st.CatchUp)
 	v.Latency = s.traced()
 	if s.live {
 		v.Device, v.DeviceID = s.dev.Path(), s.dev.ID()
 	}
 	return v, nil
+}
+
+// catchUp fills in how far the peer is behind.
+func (v *Status) catchUp(c *mirror.CatchUp) {
+	v.CatchUpReason, v.BacklogBytes, v.BacklogSeconds, v.CannotKeepUp = c.Why, c.BacklogBytes, float64(c.BacklogNanos)/1e9, c.CannotKeepUp
+	v.ShipRate, v.WriteRate = c.ShipRate, c.WriteRate
+	if c.EtaNanos >= 0 {
+		eta := float64(c.EtaNanos) / 1e9
+		v.CatchUpSeconds = &eta
+	}
 }
 
 // cache fills in what the cache says of itself.
