@@ -91,6 +91,9 @@ type Cache struct {
 	b below
 	y bypass
 
+	filling bool  // the data disk is a new one: see ReplaceData
+	filled  int64 // what of it is good, from its beginning
+
 	lastZero seglog.LSN // newest segment that discards or zeroes
 
 	cleared  seglog.LSN // newest LSN whose mapping was dropped: the data disk has it
@@ -146,6 +149,7 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 	if err := c.describe(super); err != nil {
 		return nil, err
 	}
+	c.recall(super)
 	var err error
 	if c.idx, err = newIndex(int(max(super.RingBytes, super.ChunkBytes) / BlockBytes)); err != nil {
 		return nil, err
@@ -155,8 +159,9 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 		c.mapSegment(s)
 		seen.note(s)
 	}}, drive)
-	if err == nil && o.Data != nil {
-		err = seen.check(c.log, o.Data, drive, o.AcceptDisk)
+	if err == nil && o.Data != nil && c.dataErr == nil {
+		// Of a disk that is being filled the log knows only what it has brought there itself.
+		err = seen.check(c.log, o.Data, drive, o.AcceptDisk || super.Marks&seglog.NeedsRefill != 0)
 	}
 	if err == nil && o.Log != nil && c.log.Super().Incompat&seglog.Zeroes == 0 {
 		// Durable before the first such record: an older version then names it, and calls nothing corrupt.

@@ -166,7 +166,7 @@ func (q *reads) serve(r *blk.Request, x run) {
 		p.Offset = c.log.DeviceOffset(x.at)
 		c.count.ReadLog++
 		c.log.Device().Submit(&p.Request)
-	case x.from == unmapped && c.dataErr == nil && c.data != nil:
+	case x.from == unmapped && c.dataErr == nil && c.data != nil && !c.missing(r.Offset+x.off+x.n):
 		p.from = fromData
 		c.count.ReadData++
 		c.data.Submit(&p.Request)

@@ -38,10 +38,20 @@ type View struct {
 	// MapGood says that the dirty map holds everything that the peer lacks and the log has not;
 	// CanResume that an interrupted sync can go on from where it was.
 	MapGood, CanResume bool
+	// NoDisk says that the volume is remote: there is nothing here to sync a peer from.
+	NoDisk bool
 }
 
 // decide is the connect rule of DESIGN section 5, without side effects.
 func decide(v View) (Verdict, string) {
+	d, reason := rule(v)
+	if v.NoDisk && (d == FullSyncs || d == MapSyncs || d == Resumes) {
+		return Refuses, "this side's own disk or log is lost, and the peer lacks something: " + reason
+	}
+	return d, reason
+}
+
+func rule(v View) (Verdict, string) {
 	me, p := &v.Me, &v.Peer
 	myMarks, peerMarks := seglog.Marks(me.Marks), seglog.Marks(p.Marks)
 	switch {

@@ -57,6 +57,10 @@ func TestDecide(t *testing.T) {
 		}, Diverges, "both wrote after LSN 20"},
 		{"declared tail", func(v *View) { v.Peer.Last.LSN, v.Peer.Declared = 25, 21 }, Diverges, "both wrote"},
 		{"destaged tail", func(v *View) { v.Peer.Last.LSN, v.Peer.Destaged = 25, 21 }, Diverges, "both wrote"},
+		{"remote, level", func(v *View) { v.NoDisk = true }, Streams, "level"},
+		{"remote, peer incomplete", func(v *View) { v.NoDisk, v.Peer.Marks = true, uint32(seglog.Inconsistent) }, Refuses, "the peer lacks something: the peer's copy is incomplete"},
+		{"remote, new peer", func(v *View) { v.NoDisk, v.Peer.New = true, true }, Refuses, "the peer is new"},
+		{"remote, below the log, map good", func(v *View) { v.NoDisk, v.Peer.Last.LSN, v.MapGood = true, 8, true }, Refuses, "lost"},
 		{"not serving, but chains part", func(v *View) { v.Me.Serving, v.Peer.Last.LSN, v.Peer.Declared, v.Common = false, 25, 25, 15 }, Diverges, "LSN 15"},
 	}
 	for _, r := range rows {

@@ -82,6 +82,7 @@ type Options struct {
 	Reattached bool // the supervisor put this server in a dead one's place: serve at once
 	Sync       SyncSizes
 	Lost       bool // data disk or log is missing: the volume starts remote
+	Refill     bool // the data disk is a new one: it is filled from the peer, anew if the log does not say how far it is
 	Blank      bool // the log is missing too: the chain goes on where the peer's ends
 
 	// Keep is given each segment of a tail before it is cut.
@@ -103,6 +104,7 @@ type Node struct {
 	ship shipper
 	rx   receiver
 	full fullSync
+	fill refill
 	fell fallen
 	peer PeerDisk
 	srv  server
@@ -119,8 +121,13 @@ type Node struct {
 	remoteMode   bool
 	suspended    bool // the peer is away, and writes wait or fail: see OnDisconnect
 	remoteAsked  bool
-	remoteDown   int64 // since when the peer is away while remote; 0: it is there
-	bound        bool  // acknowledgements wait for the peer, as the mode says
+	askedRefill  bool   // the peer may note that this side needs a refill, which then did not go remote
+	noted        bool   // and says that it does
+	replace      bool   // the user replaces the data disk: see Replace
+	begin        bool   // a refill as soon as it is possible
+	lostTicket   uint64 // of the superblock that says that the data disk is not good
+	remoteDown   int64  // since when the peer is away while remote; 0: it is there
+	bound        bool   // acknowledgements wait for the peer, as the mode says
 	boundAt      seglog.LSN
 	unboundAt    uint64 // superblock ticket that must be durable before acknowledging alone; 0: none
 	clearing     uint64 // ticket of the superblock that clears the marks
@@ -151,7 +158,10 @@ func New(o Options) (*Node, error) {
 	if err := errors.Join(n.pace.set(o.RateLimit), n.pack.SetZstd(o.Compress)); err != nil {
 		return nil, fmt.Errorf("mirror: %w", err)
 	}
-	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n, n.lag.n = n, n, n, n, n, n, n, n, n
+	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n, n.lag.n, n.fill.n = n, n, n, n, n, n, n, n, n, n
+	if n.primary && n.marks()&seglog.NeedsRefill != 0 {
+		n.o.Lost = true // whatever it looks like now
+	}
 	n.cache.Follow(!n.primary)
 	n.cache.Hold(true)
 	if err := errors.Join(n.srv.open(), n.rx.open()); err != nil {
@@ -270,8 +280,9 @@ func (n *Node) progress() [5]uint64 {
 	if n.watchesDurable() {
 		p[1] = n.log.Durable()
 	}
+	p[4] = 2 * n.fill.steps
 	if n.rx.flushed {
-		p[4] = 1
+		p[4]++
 	}
 	return p
 }
@@ -373,7 +384,7 @@ func (n *Node) Close() error {
 	n.s.goodbye("the server stops")
 	n.s.close()
 	n.ship.close()
-	return errors.Join(n.srv.close(), n.rx.close(), n.full.close())
+	return errors.Join(n.srv.close(), n.rx.close(), n.full.close(), n.fill.close())
 }
 
 const unlimited = math.MaxUint64

@@ -36,8 +36,12 @@ func (n *Node) policy() (wake int64) {
 	n.switchMode()
 	switch {
 	case n.remoteMode:
-		n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, n.ship.durable
-		return n.remoteWait()
+		n.beginRefill()
+		if wake = n.fill.kick(); !n.remoteMode {
+			return n.now.Mono // it is live again
+		}
+		n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, min(n.ship.durable, n.fill.limit())
+		return min(wake, n.remoteWait())
 	case n.suspended:
 		n.resumeWrites()
 	case n.bound:
@@ -133,6 +137,7 @@ func (n *Node) sessionLost(err error) {
 	n.rx.lost()
 	n.full.lost()
 	n.lag.down(err)
+	n.fill.asked = false
 	n.remoteAsked = false
 	if !n.primary {
 		return
@@ -236,6 +241,8 @@ func (n *Node) Promote(force bool) error {
 		return errors.New("this is the primary already")
 	case n.log.Super().Volume == seglog.UUID{}:
 		return errors.New("this secondary has never met its primary: there is nothing to promote")
+	case m&seglog.NeedsRefill != 0:
+		return errors.New("this machine's disk missed writes while it was the primary: promoting it would give old data; bring the other one back")
 	case m&seglog.Inconsistent != 0:
 		return errors.New("this copy is incomplete (a full sync did not finish): promoting it would give a mixture of old and new data; bring the primary back")
 	case n.s.up && !force:

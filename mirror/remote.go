@@ -17,9 +17,13 @@ func (n *Node) watchDisks() {
 	if n.remoteMode {
 		return
 	}
-	if err == nil {
+	if err == nil && !(n.replace && in) {
 		n.cache.Doubt(in)
+		n.takeBack()
 		return
+	}
+	if err == nil {
+		err = errReplaced
 	}
 	if !in {
 		n.cache.Doubt(false) // nobody can stand in: what this side still has is served, the rest fails
@@ -34,11 +38,27 @@ func (n *Node) askRefill(why string) {
 	if n.remoteAsked || !n.s.up {
 		return
 	}
-	f := n.frameOf(wire.Mark)
-	f.Flags = wire.FactRefill
-	if n.s.conn.Send(f) {
-		n.remoteAsked = true
+	if n.sayMark(wire.FactRefill) {
+		n.remoteAsked, n.askedRefill = true, true
 		n.reason = why
+	}
+}
+
+// errReplaced is why a disk that works is used no more.
+var errReplaced = errors.New("the user replaces the data disk")
+
+// sayMark tells the peer a fact.
+func (n *Node) sayMark(fact uint8) bool {
+	f := n.frameOf(wire.Mark)
+	f.Flags = fact
+	return n.s.conn.Send(f)
+}
+
+// takeBack tells a peer that noted a need which this side then did not act upon: the session ended
+// before its answer came.
+func (n *Node) takeBack() {
+	if n.noted && n.s.up && !n.remoteAsked {
+		n.noted = !n.sayMark(wire.FactRefilled)
 	}
 }
 
@@ -50,20 +70,27 @@ func (n *Node) mark(f *wire.Frame) {
 	}
 	switch f.Flags {
 	case wire.FactRefill:
-		t := n.log.Update(func(s *seglog.Super) { s.Marks |= seglog.PeerNeedsRefill })
-		if err := n.log.Sync(t, n.o.Drive); err != nil {
-			n.s.lost(err)
-			return
-		}
-		r := n.frameOf(wire.MarkDone)
-		r.Flags = f.Flags
-		n.s.conn.Send(r)
+		n.note(f.Flags, func(s *seglog.Super) { s.Marks |= seglog.PeerNeedsRefill })
 		n.event("peer", "has its own disk", "needs a refill", "it lost its disk or log and relies on this copy")
+	case wire.FactRefilled:
+		n.note(f.Flags, func(s *seglog.Super) { s.Marks &^= seglog.PeerNeedsRefill })
+		n.event("peer", "needs a refill", "has its own disk", "")
 	case wire.FactEnd:
 		n.rx.declare(f.Durable)
 		n.rx.ending = true
 		n.cache.DestageAll(true)
 	}
+}
+
+// note makes a fact of the primary's durable and answers.
+func (n *Node) note(fact uint8, change func(s *seglog.Super)) {
+	if err := n.log.Sync(n.log.Update(change), n.o.Drive); err != nil {
+		n.s.lost(err)
+		return
+	}
+	r := n.frameOf(wire.MarkDone)
+	r.Flags = fact
+	n.s.conn.Send(r)
 }
 
 func (n *Node) markDone(f *wire.Frame) {
@@ -72,21 +99,56 @@ func (n *Node) markDone(f *wire.Frame) {
 		if n.remoteAsked {
 			n.goRemote()
 		}
+	case wire.FactRefilled:
+		n.fill.gone, n.askedRefill = n.fill.asked, n.remoteAsked
 	case wire.FactEnd:
 		n.drained = true
 	}
 }
 
 func (n *Node) goRemote() {
-	n.remoteMode, n.remoteAsked = true, false
+	n.remoteMode, n.remoteAsked, n.askedRefill, n.noted = true, false, false, false
 	n.event("volume", n.state, "remote", n.reason)
+	data, _ := n.cache.Lost()
+	if n.replace && data == nil {
+		n.cache.LoseData(errReplaced)
+	}
+	n.replace = false
 	n.cache.SetRemote(true)
 	n.cache.Doubt(false)
 	n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, n.ship.durable
+	n.refillOrLose()
 	if !n.ready {
 		n.ready = true
 		n.cache.Hold(false)
 		n.event("volume", "starting", "serving", "remote: the peer's copy is the volume")
+	}
+}
+
+// refillOrLose goes on with a refill that was interrupted, or begins one that was asked for; otherwise
+// it says durably that the data disk, if that is what was lost, is not good any more.
+func (n *Node) refillOrLose() {
+	data, _ := n.cache.Lost()
+	filling, upTo := n.cache.Filling()
+	switch {
+	case filling && data == nil:
+		if err := n.fill.start(upTo, 0); err != nil {
+			n.fill.fail(err)
+		}
+	case data != nil || n.cache.Data() == nil:
+		n.lostTicket = n.log.Update(needRefill)
+		n.begin = n.o.Refill && !n.ready && n.cache.Data() != nil
+	}
+}
+
+// beginRefill fills the disk that this life began with, as the user asked for in an earlier one.
+func (n *Node) beginRefill() {
+	if !n.begin || !n.Replaceable() {
+		return
+	}
+	n.begin = false
+	if err := n.Refill(n.cache.Data()); err != nil {
+		n.event("disk", "lost", "not filled", err.Error())
 	}
 }
 

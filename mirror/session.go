@@ -107,7 +107,8 @@ func (n *Node) myHello() wire.HelloMsg {
 		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
 		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
 	h.Discard = n.o.Discard && !n.primary
-	h.New = !n.primary && sup.Volume == seglog.UUID{}
+	// A disk that missed writes which no log here has is as good as a new one.
+	h.New = !n.primary && (sup.Volume == seglog.UUID{} || sup.Marks&seglog.NeedsRefill != 0)
 	h.First.LSN = n.oldest()
 	h.First.Hash, _ = n.log.Hash(h.First.LSN - 1)
 	h.Last.LSN = n.log.Sealed()
@@ -217,12 +218,13 @@ func (s *session) gotHello(f *wire.Frame) error {
 	}
 	s.view = View{Me: n.myHello(), Peer: h}
 	if seglog.Marks(h.Marks)&seglog.PeerNeedsRefill != 0 && !n.remoteMode {
-		// This side's disk or log missed writes, whatever it looks like now.
-		if n.ready {
+		// This side's disk or log missed writes, whatever it looks like now; unless it has only just
+		// asked for that note, and the session ended before the answer.
+		if n.noted = n.ready && n.askedRefill; n.ready && !n.noted {
 			n.fence("the peer notes that this side's disk missed writes")
 			return errors.New("this side needs a refill")
 		}
-		if !n.o.Lost {
+		if !n.ready && !n.o.Lost {
 			n.o.Lost = true
 			n.cache.LoseData(errors.New("the disk missed writes while the peer stood in for it"))
 			n.event("volume", "starting", "remote", "the peer notes that this side's disk needs a refill")
@@ -272,7 +274,7 @@ func (s *session) gotProbe(f *wire.Frame) error {
 // decide is the primary's: it follows the pure rule and tells the peer.
 func (s *session) decide() error {
 	n := s.n
-	s.view.Me = n.myHello()
+	s.view.Me, s.view.NoDisk = n.myHello(), n.remoteMode || n.o.Lost
 	s.mapView()
 	v, reason := decide(s.view)
 	old := "connecting"

@@ -28,6 +28,7 @@ type Status struct {
 	PeerReads                        uint64
 	SyncDone, SyncTotal              int64
 	CatchUp                          CatchUp
+	RefillDone, RefillTotal          int64 // of a new data disk; 0, 0: none is being filled
 	HeartbeatNanos, PeerDeadNanos    int64
 	RateLimit                        int64  // bytes per second; 0: none
 	SentBytes, RawBytes              uint64 // of data frames, as they went and before they were packed
@@ -47,7 +48,9 @@ func (s *Status) Degraded() bool {
 }
 
 // Inconsistent reports whether this copy must not be used.
-func (s *Status) Inconsistent() bool { return s.Marks&seglog.Inconsistent != 0 }
+func (s *Status) Inconsistent() bool {
+	return s.Marks&seglog.Inconsistent != 0 || !s.Primary && s.Marks&seglog.NeedsRefill != 0
+}
 
 // States, in words.
 const (
@@ -124,6 +127,8 @@ func (n *Node) secondaryWord() (state, why string) {
 	switch {
 	case n.rx.syncing:
 		return StateFullSync, "this copy is being made"
+	case n.marks()&seglog.NeedsRefill != 0:
+		return StateIncomplete, "the disk missed writes while this side was the primary"
 	case n.marks()&seglog.Inconsistent != 0 && n.log.Super().Volume != (seglog.UUID{}):
 		return StateIncomplete, "a full sync did not finish"
 	case n.s.up:
@@ -141,6 +146,9 @@ func (n *Node) Status() Status {
 		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}
 	s.Destaged, s.HeartbeatNanos, s.PeerDeadNanos = s.Cache.Destaged, n.o.Timing.Heartbeat, n.o.Timing.PeerDead
 	s.CatchUp = n.lag.catchUp()
+	if n.fill.active {
+		s.RefillDone, s.RefillTotal = n.fill.at, n.cache.Info().SizeBytes
+	}
 	if n.s.conn != nil {
 		s.Peer = n.s.conn.Peer()
 	}

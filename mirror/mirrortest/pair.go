@@ -23,6 +23,8 @@ type Machine struct {
 	Node      *mirror.Node
 	Cache     *dcd.Cache
 	Primary   bool
+	Gone      bool // the data disk: it cannot be opened
+	NewDisk   bool // the data disk is one that replaces another, as the configuration says
 	wake      int64
 }
 
@@ -36,7 +38,9 @@ type Pair struct {
 	Load   *blktest.Workload
 	Fail   func(format string, args ...any)
 	Events []string
-	Tune   func(*mirror.Options) // of each life of a node, if set
+
+	ErrorsOK bool                  // of the client's requests, in lives to come
+	Tune     func(*mirror.Options) // of each life of a node, if set
 
 	sealed map[seglog.LSN][]rec // what the primary sealed, for the order of writes
 	last   seglog.LSN
@@ -77,12 +81,16 @@ func NewTunedPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune
 // Start starts machine i's node from its disks.
 func (p *Pair) Start(i int) {
 	m := p.M[i]
-	c, err := dcd.Open(dcd.Options{Data: m.Data, Log: m.Log, Incarnation: p.W.Rand.Uint64(), DestageBytes: 32 << 10, IdleNanos: 300_000, Follow: !m.Primary}, p.W.Drive)
+	var data blk.Device
+	if !m.Gone {
+		data = m.Data
+	}
+	c, err := dcd.Open(dcd.Options{Data: data, Log: m.Log, Incarnation: p.W.Rand.Uint64(), DestageBytes: 32 << 10, IdleNanos: 300_000, Follow: !m.Primary}, p.W.Drive)
 	if err != nil {
 		p.Fail("machine %d: open: %v", i, err)
 		return
 	}
-	o := mirror.Options{Cache: c, Net: p.Net.Start(i), Primary: m.Primary, Mode: p.Mode, Drive: p.W.Drive, Random: p.W.Rand.Uint64,
+	o := mirror.Options{Cache: c, Net: p.Net.Start(i), Primary: m.Primary, Lost: m.Gone, Refill: m.NewDisk, Mode: p.Mode, Drive: p.W.Drive, Random: p.W.Rand.Uint64,
 		Event: func(e mirror.Event) {
 			p.Events = append(p.Events, fmt.Sprintf("%d: %d %s %s→%s %s", p.W.Now, i, e.What, e.Old, e.New, e.Reason))
 		},
@@ -103,6 +111,7 @@ func (p *Pair) Start(i int) {
 		p.last = c.Log().Sealed()
 		p.Load = blktest.NewWorkload(p.W, blktest.NewCheck(n.Device(), p.Fail), p.Oracle, 8, p.Fail)
 		p.Load.MaxBytes = 6 << 10
+		p.Load.ErrorsOK = p.ErrorsOK
 		p.Load.Discards, p.Load.Zeroes, p.Load.MaxZero = 3, 2, 64<<10
 	}
 }

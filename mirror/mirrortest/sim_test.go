@@ -83,7 +83,7 @@ func (p *Pair) disturb() {
 		p.Mode = mirror.Mode(1 + p.W.Rand.IntN(3))
 		p.M[0].Node.SetMode(p.Mode)
 	}
-	switch p.W.Rand.IntN(8) {
+	switch p.W.Rand.IntN(10) {
 	case 0:
 		p.Net.Break()
 		turns(100)
@@ -104,6 +104,8 @@ func (p *Pair) disturb() {
 		p.Start(1)
 	case 6, 7:
 		p.fallOut()
+	case 8, 9:
+		p.replaceDisk()
 	}
 }
 
@@ -241,7 +243,7 @@ func (p *Pair) failover() {
 	for range p.W.Rand.IntN(400) {
 		p.Turn()
 	}
-	safe := p.M[0].Node.Status().Mode == mirror.Sync && p.Mode == mirror.Sync && p.state(0) == mirror.StateInSync
+	safe := p.M[0].Node.Status().Mode == mirror.Sync && p.Mode == mirror.Sync && (p.state(0) == mirror.StateInSync || p.state(0) == mirror.StateRemote)
 	p.Crash(0)
 	p.Load = nil
 	if p.W.Rand.IntN(2) == 0 {
@@ -285,6 +287,9 @@ func (p *Pair) failover() {
 // regressions are seeds that once failed.
 var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596, 1385}, mirror.Async: {14, 119}, mirror.SemiSync: {227, 1180}}
 
+// fills are what a new data disk goes through; "resumed" is a refill that a crash interrupted.
+var fills = []string{"filled from the peer from byte 0 ", "remote→live", "replaces the data disk"}
+
 func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {
 		n, seen, sessions := blktest.Seeds(t, 150), map[uint64]bool{}, 0
@@ -302,6 +307,14 @@ func TestSimulation(t *testing.T) {
 							ways[w]++
 						}
 					}
+				}
+				for _, w := range fills {
+					if strings.Contains(e, w) {
+						ways[w]++
+					}
+				}
+				if strings.Contains(e, "filled from the peer from byte ") && !strings.Contains(e, fills[0]) {
+					ways["resumed"]++
 				}
 			}
 			for _, m := range p.M {
@@ -321,9 +334,9 @@ func TestSimulation(t *testing.T) {
 			t.Fatalf("%v: seed 1 is not deterministic (%v)", mode, err)
 		}
 		t.Logf("%v: %d seeds, %d distinct histories, %d sessions in the last lives; %v", mode, n, len(seen), sessions, ways)
-		for _, w := range []string{"stream", "full sync", "map sync", "go on with the sync"} {
+		for _, w := range append([]string{"stream", "full sync", "map sync", "go on with the sync", "resumed"}, fills...) {
 			if ways[w] == 0 {
-				t.Errorf("%v: no session went on by a %s", mode, w)
+				t.Errorf("%v: never: %s", mode, w)
 			}
 		}
 	}
