@@ -197,6 +197,7 @@ func (s *session) startBlank() error {
 	if err != nil {
 		return fmt.Errorf("take the end of the peer's chain: %w", err)
 	}
+	n.cache.LoseData(errors.New("the log is missing, and with it what the data disk lacks"))
 	s.know(p.Last)
 	return s.decide()
 }

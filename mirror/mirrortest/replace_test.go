@@ -1,9 +1,14 @@
 package mirrortest
 
 import (
+	"bytes"
 	"fmt"
+	"strings"
+	"testing"
 
+	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/mirror/wire"
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
@@ -116,5 +121,124 @@ func (p *Pair) trouble(more bool) {
 		if err := p.Oracle.Pin(p.readAll(0), 0); err != nil {
 			fail("the primary after its crash: %v", err)
 		}
+	}
+}
+
+// The peer has noted that this side needs a refill, and the session ends before this side knows: it
+// relied on nobody, so it is not fenced; with a disk that is lost it then goes remote.
+func TestNoteWithoutAnswer(t *testing.T) {
+	for _, died := range []bool{false, true} {
+		p := NewPair(6, mirror.Sync, t.Fatalf)
+		turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
+		p.Load.ErrorsOK = true
+		noted := false
+		p.Net.Tap = func(from int, f *wire.Frame) {
+			if from == 0 && f.Kind == wire.Mark && f.Flags == wire.FactRefill {
+				noted, p.Net.Cut = true, [2]bool{false, true}
+			}
+		}
+		if died {
+			p.M[0].Data.Dead, p.Load.Left = true, 200
+		} else if err := p.M[0].Node.Replace(); err != nil {
+			t.Fatal(err)
+		}
+		turnUntil(t, p, func() bool { return noted && !p.M[0].Node.Status().Connected })
+		p.M[0].Node.KeepDisk()
+		p.Net.Tap, p.Net.Cut = nil, [2]bool{}
+		if p.M[1].Cache.Log().Super().Marks&seglog.PeerNeedsRefill == 0 {
+			t.Fatal("the peer noted nothing")
+		}
+		want := mirror.StateInSync
+		if died {
+			want = mirror.StateRemote
+		}
+		turnUntil(t, p, func() bool { return p.state(0) == want && p.Load.Done() })
+		for range 200 {
+			p.Turn()
+		}
+		if marks := p.M[1].Cache.Log().Super().Marks; marks&seglog.PeerNeedsRefill != 0 != died {
+			t.Errorf("died %v: %v", died, marks)
+		}
+		p.Free()
+	}
+}
+
+// A primary that dies while its new disk is being filled, and comes back behind a promoted peer, is no
+// copy: it cannot be promoted, and gets everything.
+func TestHalfFilledDiskComesBackAsSecondary(t *testing.T) {
+	p := NewTunedPair(6, mirror.Sync, t.Fatalf, func(o *mirror.Options) { o.RateLimit = 4 << 20 })
+	defer p.Free()
+	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
+	p.Load.Left = 100
+	turnUntil(t, p, p.Load.Done)
+	m := p.M[0]
+	turnUntil(t, p, func() bool { return m.Node.Replace() == nil && m.Node.Replaceable() })
+	m.Data, m.NewDisk = p.newDisk(), true
+	if err := m.Node.Refill(m.Data); err != nil {
+		t.Fatal(err)
+	}
+	turnUntil(t, p, func() bool { return m.Node.Status().RefillDone > DiskBytes/2 })
+	if err := m.Node.Replace(); err == nil || !strings.Contains(err.Error(), "filled already") {
+		t.Errorf("a second replacement: %v", err)
+	}
+	p.Crash(0)
+	p.Load = nil
+	turnUntil(t, p, func() bool { return !p.M[1].Node.Status().Connected })
+	if err := p.M[1].Node.Promote(false); err != nil {
+		t.Fatal(err)
+	}
+	turnUntil(t, p, func() bool { return p.M[1].Node.Ready() })
+	m.Primary = false
+	p.Start(0)
+	log := m.Cache.Log()
+	if err := log.Sync(log.Update(mirror.AsDemoted), p.W.Drive); err != nil {
+		t.Fatal(err)
+	}
+	if st := m.Node.Status(); !st.Inconsistent() {
+		t.Errorf("it is %s (%v)", st.State, st.Marks)
+	}
+	if err := m.Node.Promote(true); err == nil {
+		t.Error("it was promoted")
+	}
+	turnUntil(t, p, func() bool { return p.state(1) == mirror.StateInSync })
+	if got := strings.Join(p.Events, "\n"); !strings.Contains(got, "1 session connecting→up: full sync") {
+		t.Error(got)
+	}
+	if err := p.M[1].Node.Drain(false); err != nil {
+		t.Fatal(err)
+	}
+	turnUntil(t, p, func() bool { done, _ := p.M[1].Node.Drained(); return done })
+	if a, b := m.Data.Crash().Bytes(), p.M[1].Data.Crash().Bytes(); !bytes.Equal(a, b) {
+		t.Error("the disks differ")
+	}
+}
+
+// What may not take a data disk's place is refused, and leaves everything as it is.
+func TestReplaceRefuses(t *testing.T) {
+	p := NewPair(6, mirror.Sync, t.Fatalf)
+	defer p.Free()
+	m := p.M[0]
+	if err := m.Node.Replace(); err == nil || !strings.Contains(err.Error(), "not in sync") {
+		t.Errorf("before the first sync: %v", err)
+	}
+	if err := p.M[1].Node.Replace(); err == nil {
+		t.Error("a secondary")
+	}
+	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
+	if err := m.Node.Refill(p.newDisk()); err == nil {
+		t.Error("although the old disk is good")
+	}
+	turnUntil(t, p, func() bool { return m.Node.Replace() == nil && m.Node.Replaceable() })
+	for what, change := range map[string]func(i *blk.Info){
+		"small": func(i *blk.Info) { i.SizeBytes -= 512 }, "read-only": func(i *blk.Info) { i.ReadOnly = true }, "zoned": func(i *blk.Info) { i.Zoned = true }, "large blocks": func(i *blk.Info) { i.LogicalBytes = 4096 },
+	} {
+		d := p.newDisk()
+		d.SetInfo(change)
+		if err := m.Node.Refill(d); err == nil {
+			t.Errorf("%s: taken", what)
+		}
+	}
+	if p.state(0) != mirror.StateRemote {
+		t.Errorf("the volume is %s", p.state(0))
 	}
 }
