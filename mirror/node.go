@@ -82,7 +82,6 @@ type Options struct {
 	Reattached bool // the supervisor put this server in a dead one's place: serve at once
 	Sync       SyncSizes
 	Lost       bool // data disk or log is missing: the volume starts remote
-	Refill     bool // the data disk is a new one: it is filled from the peer, anew if the log does not say how far it is
 	Blank      bool // the log is missing too: the chain goes on where the peer's ends
 
 	// Keep is given each segment of a tail before it is cut.
@@ -124,7 +123,6 @@ type Node struct {
 	askedRefill  bool   // the peer may note that this side needs a refill, which then did not go remote
 	noted        bool   // and says that it does
 	replace      bool   // the user replaces the data disk: see Replace
-	begin        bool   // a refill as soon as it is possible
 	lostTicket   uint64 // of the superblock that says that the data disk is not good
 	remoteDown   int64  // since when the peer is away while remote; 0: it is there
 	bound        bool   // acknowledgements wait for the peer, as the mode says

@@ -36,7 +36,6 @@ func (n *Node) policy() (wake int64) {
 	n.switchMode()
 	switch {
 	case n.remoteMode:
-		n.beginRefill()
 		if wake = n.fill.kick(); !n.remoteMode {
 			return n.now.Mono // it is live again
 		}

@@ -125,8 +125,8 @@ func (n *Node) goRemote() {
 	}
 }
 
-// refillOrLose goes on with a refill that was interrupted, or begins one that was asked for; otherwise
-// it says durably that the data disk, if that is what was lost, is not good any more.
+// refillOrLose goes on with a refill that was interrupted; otherwise it says durably that the data
+// disk, if that is what was lost, is not good any more.
 func (n *Node) refillOrLose() {
 	data, _ := n.cache.Lost()
 	filling, upTo := n.cache.Filling()
@@ -137,18 +137,6 @@ func (n *Node) refillOrLose() {
 		}
 	case data != nil || n.cache.Data() == nil:
 		n.lostTicket = n.log.Update(needRefill)
-		n.begin = n.o.Refill && !n.ready && n.cache.Data() != nil
-	}
-}
-
-// beginRefill fills the disk that this life began with, as the user asked for in an earlier one.
-func (n *Node) beginRefill() {
-	if !n.begin || !n.Replaceable() {
-		return
-	}
-	n.begin = false
-	if err := n.Refill(n.cache.Data()); err != nil {
-		n.event("disk", "lost", "not filled", err.Error())
 	}
 }
 
@@ -175,7 +163,11 @@ func (n *Node) remoteWait() int64 {
 // startLost is the start rule of a volume whose disk or log is missing: only with its peer.
 func (n *Node) startLost() {
 	if n.s.up && !n.s.tail && n.ship.durable >= n.log.Sealed() {
-		n.askRefill("the volume's own disk or log is missing")
+		why := "the volume's own disk or log is missing"
+		if err := firstErr(n.cache.Lost()); err != nil {
+			why = err.Error()
+		}
+		n.askRefill(why)
 	}
 }
 

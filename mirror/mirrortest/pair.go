@@ -24,7 +24,6 @@ type Machine struct {
 	Cache     *dcd.Cache
 	Primary   bool
 	Gone      bool // the data disk: it cannot be opened
-	NewDisk   bool // the data disk is one that replaces another, as the configuration says
 	wake      int64
 }
 
@@ -90,7 +89,7 @@ func (p *Pair) Start(i int) {
 		p.Fail("machine %d: open: %v", i, err)
 		return
 	}
-	o := mirror.Options{Cache: c, Net: p.Net.Start(i), Primary: m.Primary, Lost: m.Gone, Refill: m.NewDisk, Mode: p.Mode, Drive: p.W.Drive, Random: p.W.Rand.Uint64,
+	o := mirror.Options{Cache: c, Net: p.Net.Start(i), Primary: m.Primary, Lost: m.Gone, Mode: p.Mode, Drive: p.W.Drive, Random: p.W.Rand.Uint64,
 		Event: func(e mirror.Event) {
 			p.Events = append(p.Events, fmt.Sprintf("%d: %d %s %s→%s %s", p.W.Now, i, e.What, e.Old, e.New, e.Reason))
 		},

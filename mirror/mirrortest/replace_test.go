@@ -51,22 +51,33 @@ func (p *Pair) replaceDisk() {
 		}
 		return m.Node.Replace() == nil && m.Node.Replaceable()
 	})
-	m.Data, m.Gone, m.NewDisk = p.newDisk(), false, true
-	if err := m.Node.Refill(m.Data); err != nil {
-		fail("refill: %v", err)
-	}
+	m.Data, m.Gone = p.newDisk(), false
+	p.refill()
 	for n := p.W.Rand.IntN(4000); n > 0 && p.state(0) == mirror.StateRemote; n-- {
 		if p.W.Rand.IntN(10) == 0 {
 			p.Load.Left = max(p.Load.Left, 5)
 		}
 		p.Turn()
 		p.trouble(p.W.Rand.IntN(2) == 0)
+		p.refill()
 	}
-	if p.W.Rand.IntN(4) == 0 {
+	if p.W.Rand.IntN(4) == 0 && m.Node.Status().RefillTotal > 0 {
+		p.until("the log says so", func() bool { return m.Cache.Log().Updated() > 0 && !m.Cache.Log().Busy() })
 		return // it goes on in the background
 	}
-	p.until("live again", func() bool { return p.state(0) != mirror.StateRemote && m.Node.Ready() })
-	m.NewDisk = false
+	p.until("live again", func() bool {
+		p.refill()
+		return p.state(0) != mirror.StateRemote && m.Node.Ready()
+	})
+}
+
+// refill begins to fill the new disk, unless that is under way: a crash may have come before the log knew.
+func (p *Pair) refill() {
+	if n := p.M[0].Node; n.Replaceable() && n.Status().RefillTotal == 0 {
+		if err := n.Refill(p.M[0].Data); err != nil {
+			fail("refill: %v", err)
+		}
+	}
 }
 
 // trouble now and then breaks or cuts the link, or crashes a machine, while the volume is remote.
@@ -173,7 +184,7 @@ func TestHalfFilledDiskComesBackAsSecondary(t *testing.T) {
 	turnUntil(t, p, p.Load.Done)
 	m := p.M[0]
 	turnUntil(t, p, func() bool { return m.Node.Replace() == nil && m.Node.Replaceable() })
-	m.Data, m.NewDisk = p.newDisk(), true
+	m.Data = p.newDisk()
 	if err := m.Node.Refill(m.Data); err != nil {
 		t.Fatal(err)
 	}
