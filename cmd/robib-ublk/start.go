@@ -46,6 +46,22 @@ func (s *serving) args(reattach bool) []string {
 	return a
 }
 
+// spec is what the supervisor runs with the files that it was given.
+func (s *serving) spec(in supervise.Inherited) supervise.Spec {
+	disk := ""
+	if c, err := volume.LoadConfig(s.Name); err == nil {
+		disk = c.Disk
+	}
+	return supervise.Spec{Name: s.Name, Exe: self(), Args: s.args(false), Reattach: s.args(true), Disk: in.Disk, Log: in.Log, Ready: in.Ready, Logf: logf, Stderr: os.Stderr,
+		Another: func() (*os.File, error) {
+			f, err := volume.Reopen(s.Name, disk)
+			if c, e := volume.LoadConfig(s.Name); f != nil && e == nil {
+				disk = c.Disk
+			}
+			return f, err
+		}}
+}
+
 // start runs the supervisor, here or in the background, and shows what the server reports.
 func start(cli *CLI, p *volume.Prepared, s serving, foreground bool) error {
 	s.Name, s.New = p.Config.Name, p.New
@@ -85,7 +101,7 @@ func launch(cli *CLI, p *volume.Prepared, s serving, foreground bool) error {
 		go show()
 		ctx, stop := interrupted()
 		defer stop()
-		err := supervise.Run(ctx, supervise.Spec{Name: s.Name, Exe: self(), Args: s.args(false), Reattach: s.args(true), Disk: p.Disk, Log: p.Log, Ready: w, Logf: logf, Stderr: os.Stderr})
+		err := supervise.Run(ctx, s.spec(supervise.Inherited{Disk: p.Disk, Log: p.Log, Ready: w}))
 		return errors.Join(err, <-shown)
 	}
 	cmd, err := background(s)
@@ -171,7 +187,7 @@ func (s *superviseCmd) Run(*CLI) error {
 	}
 	ctx, stop := interrupted()
 	defer stop()
-	err = supervise.Run(ctx, supervise.Spec{Name: s.Name, Exe: self(), Args: s.args(false), Reattach: s.args(true), Disk: in.Disk, Log: in.Log, Ready: in.Ready, Logf: logf, Stderr: os.Stderr})
+	err = supervise.Run(ctx, s.spec(in))
 	if err != nil {
 		logf("%v", err)
 	}

@@ -165,6 +165,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 		}
 	}
 	printCatchUp(row, s)
+	if s.RefillTotal > 0 {
+		row("refill", "%.0f %%: %s of %s are on the new disk", float64(s.RefillBytes)*100/float64(s.RefillTotal), volume.Bytes(s.RefillBytes), volume.Bytes(s.RefillTotal))
+	}
 	if s.SyncPercent > 0 {
 		row("full_sync", "%.0f %%", s.SyncPercent)
 	}

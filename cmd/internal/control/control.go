@@ -39,8 +39,10 @@ type Handler interface {
 
 // Args are a command's arguments.
 type Args struct {
-	Force bool              `json:"force,omitempty"`
-	Set   map[string]string `json:"set,omitempty"` // settings to change, by name
+	Force     bool              `json:"force,omitempty"`
+	Set       map[string]string `json:"set,omitempty"` // settings to change, by name
+	Disk      string            `json:"disk,omitempty"`
+	Overwrite bool              `json:"overwrite,omitempty"` // what is found there may be destroyed
 }
 
 // Line is one line of a command's answer: progress lines, then one with Done.

@@ -34,8 +34,13 @@ type Spec struct {
 	Reattach  []string // of every later one
 	Disk, Log *os.File // opened exclusively by the caller; passed on, kept open here
 	Ready     *os.File // passed to the first server only; may be nil
-	Logf      func(format string, args ...any)
-	Stderr    io.Writer
+
+	// Another gives, before each later server, a disk that takes Disk's place, nil when it stays; an
+	// error: there is none. May be nil.
+	Another func() (*os.File, error)
+
+	Logf   func(format string, args ...any)
+	Stderr io.Writer
 }
 
 // ErrCrashLoop says that the server died again and again at once; the device stays, its I/O waits.
@@ -73,7 +78,26 @@ func Run(ctx context.Context, s Spec) error {
 		}
 		s.Logf("%s: server died (code %d), starting the next one: applications only see a pause", s.Name, code)
 		args = s.Reattach
+		if err := s.another(); err != nil {
+			s.Logf("%s: its server replaced the disk, and the new one cannot be had: %v", s.Name, err)
+		}
 	}
+}
+
+// another lets go of a disk that a server has replaced. The new one was that server's alone.
+func (s *Spec) another() error {
+	if s.Another == nil {
+		return nil
+	}
+	f, err := s.Another()
+	if f == nil && err == nil {
+		return nil
+	}
+	if s.Disk != nil {
+		err = errors.Join(err, s.Disk.Close())
+	}
+	s.Disk = f
+	return err
 }
 
 // once runs one server to its end and waits until its rings are gone. code is 128+N for signal N.

@@ -40,7 +40,7 @@ func findLog(disk blk.Info) (*foundLog, error) {
 	}
 	for _, p := range paths {
 		s, err := readSuper(p)
-		if err != nil || s.DiskIdentity != disk.Identity || s.DiskBytes != disk.SizeBytes/4096*4096 || s.Marks&seglog.Ended != 0 {
+		if err != nil || s.DiskIdentity != disk.Identity || s.DiskBytes > disk.SizeBytes || s.Marks&seglog.Ended != 0 {
 			continue // unreadable, not a log, or another disk's
 		}
 		return &foundLog{p, s}, nil

@@ -339,7 +339,7 @@ func usable(q Request, info blk.Info) error {
 		return err
 	}
 	for _, c := range all {
-		if samePath(c.Disk, q.Disk) || c.DiskID != "" && c.DiskID == info.Identity {
+		if c.Name != q.Name && (samePath(c.Disk, q.Disk) || c.DiskID != "" && c.DiskID == info.Identity) {
 			return otherLog(c, q)
 		}
 		if samePath(c.Log, q.Disk) {

@@ -103,6 +103,8 @@ type Status struct {
 	WriteRate        float64  `json:"write_bytes_per_second"`   // of log
 	CatchUpSeconds   *float64 `json:"catch_up_eta_s,omitempty"` // not there: not known, or never at these rates
 	CannotKeepUp     bool     `json:"cannot_keep_up"`
+	RefillBytes      int64    `json:"refilled_bytes"`              // of a new data disk
+	RefillTotal      int64    `json:"refill_bytes"`                // 0: none is being filled
 	RateLimit        int64    `json:"rate_limit_bytes_per_second"` // 0: none
 	SentBytes        uint64   `json:"sent_data_bytes_total"`
 	RawBytes         uint64   `json:"sent_data_raw_bytes_total"` // what it stands for
@@ -150,6 +152,7 @@ func (s *Server) Status() (any, error) {
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}
+	v.RefillBytes, v.RefillTotal = st.RefillDone, st.RefillTotal
 	v.catchUp(&st.CatchUp)
 	v.Latency = s.traced()
 	if s.live {

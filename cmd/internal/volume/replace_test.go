@@ -1,0 +1,192 @@
+package volume
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/cmd/internal/supervise"
+	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/ublk/blk/filedev"
+)
+
+const testDiskBytes = 8 << 20
+
+// machines are a primary and its peer on real files, rings and sockets, without a block device.
+type machines struct {
+	t        *testing.T
+	dir      string
+	pri, sec *Server
+	closed   map[*Server]chan error
+}
+
+// file makes a disk.
+func (m *machines) file(name string, size int64, content []byte) string {
+	m.t.Helper()
+	path := filepath.Join(m.dir, name)
+	b := make([]byte, size)
+	copy(b, content)
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	return path
+}
+
+func (m *machines) serve(q Request) *Server {
+	m.t.Helper()
+	q.LogBytes, q.DeviceID = 16<<20, -1
+	p, err := Prepare(q)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log}, New: p.New, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
+	s.stack = &stack{s: s}
+	opened := make(chan error, 1)
+	closed := make(chan error, 1)
+	go func() {
+		s.stack.run(opened)
+		if l := s.stack.loop; l != nil { // in the product it is the process's end that does this
+			closed <- l.Close()
+		}
+	}()
+	if err := <-opened; err != nil {
+		m.t.Fatal(err)
+	}
+	m.closed[s] = closed
+	return s
+}
+
+// stop ends a server as stop does, and lets go of its files.
+func (m *machines) stop(s *Server) {
+	s.stack.stop()
+	if err := errors.Join(<-m.closed[s], s.o.In.Disk.Close(), s.o.In.Log.Close()); err != nil {
+		m.t.Error(err)
+	}
+}
+
+// until waits for something to be so on a server's loop; only a hang fails it.
+func (m *machines) until(s *Server, what string, look func() bool) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := s.await(ctx, func(string) {}, awaited{
+		look: func() (bool, error) { return look(), nil }, tell: func() string { return "" },
+		stopped: func() error { return errors.New(s.stack.node.Status().State) },
+	}); err != nil {
+		m.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func (m *machines) inSync() {
+	m.t.Helper()
+	m.until(m.pri, "in sync", func() bool { return m.pri.stack.node.Status().State == mirror.StateInSync })
+}
+
+func newMachines(t *testing.T) *machines {
+	m := &machines{t: t, dir: t.TempDir(), closed: map[*Server]chan error{}}
+	t.Setenv("ROBIB_STATE_DIR", filepath.Join(m.dir, "state"))
+	t.Setenv("ROBIB_RUN_DIR", filepath.Join(m.dir, "run"))
+	if err := os.MkdirAll(State(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkLogDir(State()); err != nil {
+		t.Skip(err)
+	}
+	key, trust, err := Identity()
+	if err == nil {
+		err = trust.Add("self", key.Fingerprint())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func randomBytes(n int) []byte {
+	b, r := make([]byte, n), rand.New(rand.NewPCG(1, 2))
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+func (m *machines) same(path string, want []byte) {
+	m.t.Helper()
+	got, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(got[:len(want)], want) {
+		m.t.Errorf("%s does not hold what it should (%v)", filepath.Base(path), err)
+	}
+}
+
+// A volume in use gets another disk: what cannot be one is refused and changes nothing, a good one is
+// filled and is the volume's from then on, also for the next server; and the same one can be filled anew.
+func TestReplaceDisk(t *testing.T) {
+	m := newMachines(t)
+	data := randomBytes(testDiskBytes)
+	old, held := m.file("old", testDiskBytes, data), m.file("other", testDiskBytes, nil)
+	m.sec = m.serve(Request{Role: Secondary, Name: "b", Disk: held, Listen: "127.0.0.1:0"})
+	m.pri = m.serve(Request{Role: Primary, Name: "a", Disk: old, Remote: m.sec.stack.address()})
+	replace := func(path string, overwrite bool) error {
+		_, err := m.pri.Do(context.Background(), "replace-disk", control.Args{Disk: path, Overwrite: overwrite}, func(string) {})
+		return err
+	}
+	m.inSync()
+	for _, x := range []struct{ path, why string }{
+		{m.file("small", testDiskBytes-4096, nil), "no smaller"}, {m.file("full", testDiskBytes, randomBytes(1<<16)), "--overwrite"}, {held, "in use"},
+		{DefaultLogPath("a"), "in use"}, {filepath.Join(m.dir, "nothing"), "no such file"}, {m.dir, "disk"},
+	} {
+		if err := replace(x.path, false); err == nil || !strings.Contains(err.Error(), x.why) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", filepath.Base(x.path), err)
+		}
+	}
+	if st := m.pri.stack.node.Status(); st.State != mirror.StateInSync || m.pri.c.Disk != old {
+		t.Fatalf("what was refused left %s, %s", st.State, m.pri.c.Disk)
+	}
+	if _, err := m.sec.Do(context.Background(), "replace-disk", control.Args{Disk: m.file("n", testDiskBytes, nil)}, func(string) {}); err == nil || !strings.Contains(err.Error(), "secondary") {
+		t.Errorf("on the secondary: %v", err)
+	}
+
+	next := m.file("new", testDiskBytes+65536, randomBytes(4096))
+	if err := replace(next, true); err != nil {
+		t.Fatal(err)
+	}
+	m.same(next, data)
+	m.same(old, data)
+	m.inSync()
+	if c, err := LoadConfig("a"); err != nil || c.Disk != next || c.DiskBytes != testDiskBytes {
+		t.Errorf("the configuration says %+v, %v", c, err)
+	}
+	if f, err := Reopen("a", next); f != nil || err != nil {
+		t.Errorf("nothing to open anew: %v %v", f, err)
+	}
+	if f, err := Reopen("a", old); f != nil || err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("the new disk is the server's: %v %v", f, err)
+	}
+	m.stop(m.pri)
+	var f *os.File
+	var err error
+	m.until(m.sec, "the ended server lets go of its files", func() bool {
+		f, err = Reopen("a", old)
+		return !errors.Is(err, filedev.ErrInUse)
+	})
+	if err != nil || f.Name() != next {
+		t.Fatalf("for the next server: %v", err)
+	}
+	f.Close()
+	m.pri = m.serve(Request{Role: Primary, Name: "a", Disk: next})
+	m.inSync()
+	if err := replace(next, false); err != nil {
+		t.Errorf("the same disk anew: %v", err)
+	}
+	m.same(next, data)
+	m.inSync()
+	m.stop(m.pri)
+	m.stop(m.sec)
+}
