@@ -40,6 +40,9 @@ type View struct {
 	MapGood, CanResume bool
 	// NoDisk says that the volume is remote: there is nothing here to sync a peer from.
 	NoDisk bool
+	// Clean says that the user takes a new peer's disk for equal, and that log or map have all that
+	// was written since.
+	Clean bool
 }
 
 // decide is the connect rule of DESIGN section 5, without side effects.
@@ -73,6 +76,8 @@ func rule(v View) (Verdict, string) {
 		return Stops, fmt.Sprintf("the peer has term %d, this one %d: it was promoted meanwhile", p.Term.Number, me.Term.Number)
 	case p.Primary:
 		return Diverges, "both are primaries"
+	case p.New && v.Clean:
+		return MapSyncs, "the peer is new, and its disk is taken for equal but for what was written since (--assume-clean)"
 	case p.New:
 		return FullSyncs, "the peer is new"
 	case peerMarks&seglog.Inconsistent != 0 && v.CanResume && v.Known && v.Common == p.Last.LSN:

@@ -49,6 +49,9 @@ func (s *fullSync) begin(all bool) (wire.Point, error) {
 		ticket = d.Begin(seglog.Point{LSN: at, PrevHash: h})
 		d.MarkAll()
 	} else {
+		if !d.Active() { // a new peer that is taken for equal as of the log's beginning
+			d.Begin(seglog.Point{})
+		}
 		// What the log holds beyond the peer's end is given up for it: it goes by the map, too.
 		if err := s.addLog(); err != nil {
 			return wire.Point{}, err
@@ -231,7 +234,7 @@ func (s *fullSync) whole() {
 	}
 	n := s.n
 	s.active = false
-	n.log.Update(func(x *seglog.Super) { x.Marks &^= seglog.PeerNeedsFullSync })
+	n.log.Update(func(x *seglog.Super) { x.Marks &^= seglog.PeerNeedsFullSync | seglog.AssumedClean })
 	n.clearing = n.log.Dirty().End()
 	n.event("full sync", "running", "complete", fmt.Sprintf("%d bytes", s.sent))
 }

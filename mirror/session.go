@@ -340,6 +340,17 @@ func (s *session) mapView() {
 	follows := d.Active() && s.view.Known && s.view.Common == p.Last.LSN && at > 0 && p.Last.LSN >= at
 	s.view.MapGood = d.Knows(p.Last.LSN, p.Last.Hash) || follows
 	s.view.CanResume = follows && off > 0
+	s.view.Clean = s.n.clean(p)
+}
+
+// clean reports whether a new peer lacks only what log or map here say: the user takes its disk for equal.
+func (n *Node) clean(p *wire.HelloMsg) bool {
+	m := n.marks() & (seglog.AssumedClean | seglog.PeerNeedsFullSync)
+	if m != seglog.AssumedClean || !p.New || p.Volume != (seglog.UUID{}) {
+		return false
+	}
+	h, _ := n.log.Hash(0)
+	return n.log.Dirty().Knows(0, h) || !n.log.Dirty().Active() && n.oldest() == 1
 }
 
 func (s *session) tell(d wire.DecisionMsg) {

@@ -81,6 +81,7 @@ type AddCmd struct {
 	Bypass       *int   `help:"MiB of a sequential run after which further writes go straight to the disk, when there is no peer; 0: never (default 4, and never on a disk with an arm)." placeholder:"MIB"`
 	Queues       int    `help:"Hardware queues of the device, 1 to 8, and no more than CPUs (default 1)." placeholder:"N"`
 	WriteCache   *bool  `negatable:"" help:"Acknowledge writes from RAM, as a disk with a volatile cache does: they are safe once flushed. A killed server loses none of them, a power cut what was not flushed."`
+	AssumeClean  bool   `help:"Copy nothing to a new peer: its disk is known to hold the same bytes as this one now. Nothing is compared."`
 	DegradedOK   bool   `name:"degraded-ok" help:"Begin although the peer cannot be reached."`
 	StartAlone   bool   `help:"Serve although the peer cannot be asked whether it has newer writes."`
 }
@@ -119,6 +120,9 @@ func (a *AddCmd) Run(cli *CLI) error {
 		}
 		q.Compress = &c
 	}
+	if a.AssumeClean && a.Remote == "" {
+		return volume.Usagef("--assume-clean is about the peer's disk: it needs --remote")
+	}
 	if a.Pair != "" && a.Remote == "" {
 		return volume.Usagef("--pair needs --remote")
 	}
@@ -136,7 +140,7 @@ func (a *AddCmd) Run(cli *CLI) error {
 		}
 		q.BypassMiB = &n
 	}
-	q.Queues = a.Queues
+	q.Queues, q.AssumeClean = a.Queues, a.AssumeClean
 	q.Remote, q.DeviceID, q.DegradedOK, q.WriteCache = a.Remote, a.ID, a.DegradedOK, a.WriteCache
 	if err := needRoot(); err != nil {
 		return err

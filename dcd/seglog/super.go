@@ -55,9 +55,10 @@ const (
 	DirtyMap                            // what the peer lacks beside the log is in the dirty map
 	Demoted                             // a primary that became a secondary: nobody but itself declared its newest segments durable
 	NeedsRefill                         // the data disk here missed writes that this log does not have any more: see Refilled
+	AssumedClean                        // the user says that a new peer's disk holds what this one held before the first segment
 )
 
-var markNames = []string{"has peer", "degraded", "ahead", "peer needs refill", "peer needs full sync", "inconsistent", "ended", "dirty map", "demoted", "needs refill"}
+var markNames = []string{"has peer", "degraded", "ahead", "peer needs refill", "peer needs full sync", "inconsistent", "ended", "dirty map", "demoted", "needs refill", "assumed clean"}
 
 func (m Marks) String() string {
 	var s []string

@@ -58,6 +58,15 @@ func NewPair(seed uint64, mode mirror.Mode, fail func(string, ...any)) *Pair {
 
 // NewTunedPair is NewPair with options changed by tune.
 func NewTunedPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options)) *Pair {
+	return newPair(seed, mode, fail, tune, seglog.PeerNeedsFullSync)
+}
+
+// NewCleanPair is NewTunedPair where the secondary's disk is taken for equal: it gets what is written.
+func NewCleanPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options)) *Pair {
+	return newPair(seed, mode, fail, tune, seglog.AssumedClean)
+}
+
+func newPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options), mark seglog.Marks) *Pair {
 	w := blktest.NewWorld(seed)
 	p := &Pair{W: w, Net: NewNet(w, 300_000), Mode: mode, Oracle: blktest.NewOracle(DiskBytes), Fail: fail, Tune: tune, sealed: map[seglog.LSN][]rec{}}
 	for i := range p.M {
@@ -67,7 +76,7 @@ func NewTunedPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune
 		s := seglog.Super{Log: seglog.UUID{byte(i)}, DiskBytes: DiskBytes, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
 		if m.Primary {
 			s.Volume, s.Term = seglog.UUID{9}, seglog.Term{Number: 1, ID: 5}
-			s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead | seglog.PeerNeedsFullSync
+			s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead | mark
 		}
 		if err := seglog.Create(m.Log, s, w.Drive); err != nil {
 			fail("create: %v", err)

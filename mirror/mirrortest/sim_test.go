@@ -200,8 +200,14 @@ var tap func(from int, f *wire.Frame)
 // run runs one seed: load and disturbances, then either convergence or failover.
 func run(seed uint64, mode mirror.Mode) (p *Pair, err error) {
 	defer catch(seed, &p, &err)
-	p = NewTunedPair(seed, mode, fail, tune(seed))
-	p.Net.Tap = tap
+	if seed%5 == 3 {
+		p = NewCleanPair(seed, mode, fail, tune(seed))
+		p.Net.Tap = tap
+		p.beforeThePeer()
+	} else {
+		p = NewTunedPair(seed, mode, fail, tune(seed))
+		p.Net.Tap = tap
+	}
 	p.until("the first full sync", func() bool { return p.state(0) == mirror.StateInSync })
 	for range 1 + p.W.Rand.IntN(4) {
 		p.Load.Left = 40 + p.W.Rand.IntN(300)
@@ -216,6 +222,25 @@ func run(seed uint64, mode mirror.Mode) (p *Pair, err error) {
 		p.failover()
 	}
 	return p, nil
+}
+
+// beforeThePeer has the primary write, and crash, before it meets the secondary for the first time.
+func (p *Pair) beforeThePeer() {
+	p.Net.Cut = [2]bool{true, true}
+	for n := p.W.Rand.IntN(3000); n > 0; n-- {
+		p.Load.Left = max(p.Load.Left, 5)
+		p.Turn()
+		if p.W.Rand.IntN(1500) == 0 {
+			p.crashPrimary1(true)
+		}
+	}
+	p.Net.Cut = [2]bool{}
+	for p.W.Rand.IntN(3) == 0 {
+		for range p.W.Rand.IntN(200) {
+			p.Turn()
+		}
+		p.Net.Break()
+	}
 }
 
 // converge: faults stop, the volume gets in sync, is drained, and the disks are equal.
@@ -288,7 +313,7 @@ func (p *Pair) failover() {
 var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596, 1385}, mirror.Async: {14, 119}, mirror.SemiSync: {227, 1180}}
 
 // fills are what a new data disk goes through; "resumed" is a refill that a crash interrupted.
-var fills = []string{"filled from the peer from byte 0 ", "remote→live", "replaces the data disk"}
+var fills = []string{"filled from the peer from byte 0 ", "remote→live", "replaces the data disk", "taken for equal"}
 
 func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {

@@ -110,7 +110,7 @@ func (p *Prepared) makeLog(q Request, disk blk.Info) error {
 	if c.LogBytes = info.SizeBytes; q.LogBytes > 0 {
 		c.LogBytes = q.LogBytes
 	}
-	super, err := newSuper(c, p.Disk, disk)
+	super, err := newSuper(c, p.Disk, disk, q.AssumeClean)
 	if err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func ramChunk(wish, log int64) int64 {
 
 // newSuper describes the log of a new volume. A primary draws the volume's identity; a
 // secondary gets it from the primary it first meets.
-func newSuper(c *Config, f *os.File, disk blk.Info) (seglog.Super, error) {
+func newSuper(c *Config, f *os.File, disk blk.Info, clean bool) (seglog.Super, error) {
 	s := seglog.Super{Log: newUUID(), DiskBytes: disk.SizeBytes / 4096 * 4096, DiskIdentity: disk.Identity, DiskBlock: disk.LogicalBytes, ChunkBytes: ramChunk(c.RAMBytes, c.LogBytes)}
 	if c.Role == Secondary {
 		s.Marks = seglog.Inconsistent
@@ -195,6 +195,9 @@ func newSuper(c *Config, f *os.File, disk blk.Info) (seglog.Super, error) {
 	s.Term = seglog.Term{Number: 1, ID: randomID()}
 	if c.Remote != "" {
 		s.Marks = seglog.HasPeer | seglog.PeerNeedsFullSync | seglog.Degraded | seglog.Ahead
+		if clean {
+			s.Marks ^= seglog.PeerNeedsFullSync | seglog.AssumedClean
+		}
 	}
 	return s, WithDisk(f, func(d blk.Device, drive blk.Drive) (err error) {
 		s.Fingerprint, err = dcd.Fingerprint(d, s.DiskBytes, drive)

@@ -29,6 +29,7 @@ type Request struct {
 	DeviceID     int
 	DegradedOK   bool
 	OnDisconnect string
+	AssumeClean  bool // the peer's disk is taken for equal
 	Settings
 }
 
@@ -178,6 +179,9 @@ func prepareKnown(c *Config, q Request) (*Prepared, error) {
 	if q.Log != "" && !samePath(q.Log, c.Log) {
 		return nil, fmt.Errorf("volume %s has its log on %s (volume %s), and what is not destaged yet lies only there: give that log, not %s", c.Name, c.Log, c.Volume, q.Log)
 	}
+	if q.AssumeClean {
+		return nil, q.knownClean(c.Name)
+	}
 	p := &Prepared{Config: c}
 	changed, err := q.apply(c)
 	if err != nil {
@@ -307,7 +311,16 @@ func prepareNew(q Request) (_ *Prepared, err error) {
 	if err = c.Save(); err != nil {
 		return nil, err
 	}
+	if q.AssumeClean {
+		p.Notes = append(p.Notes, fmt.Sprintf("--assume-clean: %s takes it on your word that its disk holds the same bytes as %s now; nothing is copied or compared, and where they differ, the copy is wrong without anybody noticing",
+			q.Remote, q.Disk))
+	}
 	return p, nil
+}
+
+// knownClean refuses to take disks for equal of which a log knows what one of them lacks.
+func (q *Request) knownClean(volume string) error {
+	return fmt.Errorf("volume %s is known, and what its copy lacks is known, too: leave --assume-clean out (it is for a new volume only)", volume)
 }
 
 // config is that of a volume on a disk that no configuration names yet.

@@ -242,3 +242,31 @@ func TestReattachAsksWhereThePeerStoodIn(t *testing.T) {
 		m.stop(m.pri)
 	}
 }
+
+// With --assume-clean the peer's disk stays as it is but for what is written, the user is told what that
+// trusts, and a volume that is known refuses it.
+func TestAssumeClean(t *testing.T) {
+	m := newMachines(t)
+	here, there := randomBytes(testDiskBytes), randomBytes(testDiskBytes)
+	there[testDiskBytes/2]++
+	a, b := m.file("a", testDiskBytes, here), m.file("b", testDiskBytes, there)
+	m.sec = m.serve(Request{Role: Secondary, Name: "b", Disk: b, Listen: "127.0.0.1:0", Overwrite: true})
+	q := Request{Role: Primary, Name: "a", Disk: a, Remote: m.sec.stack.address(), AssumeClean: true}
+	m.pri = m.serve(q)
+	m.inSync()
+	m.stop(m.pri)
+	m.stop(m.sec)
+	m.same(a, here)
+	m.same(b, there)
+	var err error
+	for range 2 {
+		if _, err = Prepare(q); err == nil || !strings.Contains(err.Error(), "--assume-clean") || !strings.Contains(err.Error(), "known") {
+			t.Errorf("of a known volume: %v", err)
+		}
+	}
+	p, err := Prepare(Request{Role: Primary, Name: "c", Disk: m.file("c", testDiskBytes, nil), Remote: "127.0.0.1:9", LogBytes: 16 << 20, AssumeClean: true})
+	if err != nil || len(p.Notes) != 1 || !strings.Contains(p.Notes[0], "nothing is copied or compared") {
+		t.Fatalf("%v: %+v", err, p)
+	}
+	p.Close()
+}
