@@ -427,7 +427,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	}
 	c.log.Kick(now)
 	// Inline completions (a device in memory) are followed up at once.
-	if c.r.done.Head() != nil || c.d.dirty() || c.y.back.Head() != nil || c.waiting.Head() != nil && c.waiting.Head().LSN <= c.ackable() {
+	if c.r.done.Head() != nil || c.d.dirty() || c.y.back.Head() != nil || c.waiting.Head() != nil && c.waiting.Head().LSN <= c.ackable() && !c.held {
 		wake = now.Mono
 	}
 	return wake

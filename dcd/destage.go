@@ -177,6 +177,7 @@ func (d *destager) kick(now blk.Instant) (wake int64) {
 		d.begin(now)
 		return d.deadline(now)
 	}
+	d.abandon()
 	return blk.Never
 }
 
@@ -429,6 +430,7 @@ func (d *destager) forget() {
 		d.c.zeros.drop(s.LSN)
 		d.release(s.LSN)
 	}
+	d.abandon()
 }
 
 var errBusy = errors.New("dcd: a destage batch is in flight")

@@ -278,3 +278,56 @@ func (n *Node) Refill(dev blk.Device) error {
 	}
 	return n.fill.start(0, ticket)
 }
+
+// The log cannot be exchanged under a running node as the data disk can: the next node begins with the
+// new one, at the point where everything is on both data disks. So the steps are the caller's, in this
+// order: HoldForLog, LogPoint, a log that begins there, Forgo, and then the end of this node.
+
+// HoldForLog keeps requests from being answered, so that LogPoint comes to a rest, or lets them go on.
+func (n *Node) HoldForLog(on bool) error {
+	_, log := n.cache.Lost()
+	switch {
+	case !on:
+		n.cache.Hold(false)
+		return nil
+	case !n.primary:
+		return errors.New("this is a secondary: `del --force` it here and `serve` it anew with the new log")
+	case !n.remoteMode || log == nil && n.log.Device() != nil:
+		return fmt.Errorf("the log is not lost (the volume is %s)", n.state)
+	}
+	n.cache.Hold(true)
+	return nil
+}
+
+// LogPoint is where a new log begins: everything before it is durable at the peer and, unless the data
+// disk is lost, too, on that. super is what the log that was lost would say. False: not yet.
+func (n *Node) LogPoint() (super seglog.Super, ok bool) {
+	data, _ := n.cache.Lost()
+	lost := data != nil || n.cache.Data() == nil
+	if !n.s.up || n.s.tail || n.ship.durable < n.log.Sealed() || n.cache.Busy() || !lost && n.cache.Dirty() > 0 {
+		return super, false
+	}
+	super = *n.log.Super()
+	h, _ := n.log.Hash(n.log.Sealed())
+	super.Start = seglog.Point{LSN: n.log.Sealed() + 1, PrevHash: h}
+	super.Marks = seglog.HasPeer
+	if n.o.Mode.ahead() {
+		super.Marks |= seglog.Ahead
+	}
+	if super.Incompat &^= seglog.Refills; lost {
+		needRefill(&super)
+	}
+	return super, true
+}
+
+// Forgo makes the peer forget that this side relies on it, and reports whether it has, durably. With a
+// data disk that is lost it goes on remembering.
+func (n *Node) Forgo() bool {
+	if data, _ := n.cache.Lost(); data != nil || n.cache.Data() == nil {
+		return true
+	}
+	if !n.fill.gone && !n.fill.asked && n.s.up {
+		n.fill.asked = n.sayMark(wire.FactRefilled)
+	}
+	return n.fill.gone
+}

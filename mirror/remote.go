@@ -13,7 +13,7 @@ import (
 // peer first notes, durably, that this side needs a refill, then stands in.
 func (n *Node) watchDisks() {
 	err := firstErr(n.cache.Lost())
-	in := n.inSync()
+	in := n.inSync() && n.canShip()
 	if n.remoteMode {
 		return
 	}
@@ -31,6 +31,15 @@ func (n *Node) watchDisks() {
 		return
 	}
 	n.askRefill(err.Error())
+}
+
+// canShip reports whether what the peer lacks can still be sent: what lay only on a log that is lost cannot.
+func (n *Node) canShip() bool {
+	if _, err := n.cache.Lost(); err == nil {
+		return true
+	}
+	s, ok := n.log.Lookup(n.ship.durable + 1)
+	return !ok || n.log.RAM(s.Pos, s.Bytes) != nil
 }
 
 // askRefill asks the peer to note that this side needs a refill.
@@ -108,6 +117,7 @@ func (n *Node) markDone(f *wire.Frame) {
 
 func (n *Node) goRemote() {
 	n.remoteMode, n.remoteAsked, n.askedRefill, n.noted = true, false, false, false
+	n.fill.asked, n.fill.gone = false, false
 	n.event("volume", n.state, "remote", n.reason)
 	data, _ := n.cache.Lost()
 	if n.replace && data == nil {

@@ -80,6 +80,76 @@ func (p *Pair) refill() {
 	}
 }
 
+// replaceLog loses the primary's log under load and has the next life begin with a new one.
+func (p *Pair) replaceLog() {
+	p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
+	m := p.M[0]
+	p.ErrorsOK, p.Load.ErrorsOK = true, true
+	// What async has acknowledged and not sent would go with the log.
+	p.until("level", func() bool {
+		st := m.Node.Status()
+		return p.Load.Done() && st.RemoteDurable == st.Sealed && st.State == mirror.StateInSync
+	})
+	m.Log.Dead = true
+	p.until("remote", func() bool {
+		p.Load.Left = max(p.Load.Left, 5)
+		return p.state(0) == mirror.StateRemote
+	})
+	if p.W.Rand.IntN(3) == 0 {
+		m.Data.Dead = true // both of them
+	}
+	for n := p.W.Rand.IntN(1000); n > 0; n-- {
+		if p.W.Rand.IntN(10) == 0 {
+			p.Load.Left = max(p.Load.Left, 5)
+		}
+		p.Turn()
+		switch p.W.Rand.IntN(500) {
+		case 0:
+			p.Net.Break()
+		case 1:
+			p.Crash(1)
+			p.Start(1)
+		}
+	}
+	p.Load.Left = max(p.Load.Left, p.W.Rand.IntN(9))
+	for range p.W.Rand.IntN(10) {
+		p.Turn()
+	}
+	if err := m.Node.HoldForLog(true); err != nil {
+		fail("hold: %v", err)
+	}
+	var s seglog.Super
+	p.until("a point where a new log begins", func() (ok bool) { s, ok = m.Node.LogPoint(); return ok })
+	log := blktest.NewDisk(p.W, fmt.Sprint("log", p.W.Now), LogBytes, 60_000)
+	s.Log, s.ChunkBytes, s.CheckpointBytes = seglog.UUID{byte(p.W.Now)}, 32<<10, 0
+	first := s
+	first.Start, first.Marks = seglog.Point{}, seglog.Ended
+	for _, err := range []error{seglog.Create(log, first, p.W.Drive), seglog.Begin(log, s, p.W.Drive)} {
+		if err != nil {
+			fail("make a log: %v", err)
+		}
+	}
+	p.until("the peer forgets", func() bool { return m.Node.Forgo() })
+	// With the log the data disk may have gone: what it lacked lay there.
+	died := s.Marks&seglog.NeedsRefill != 0
+	m.Gone = m.Data.Dead
+	p.Crash(0)
+	m.Log, p.Load = log, nil
+	p.Start(0)
+	p.until("the primary serves again", func() bool { return m.Node.Ready() })
+	if err := p.Oracle.Pin(p.readAll(0), 0); err != nil {
+		fail("with a new log: %v", err)
+	}
+	p.Events = append(p.Events, fmt.Sprintf("%d: 0 serves with a new log", p.W.Now))
+	if !died {
+		return
+	}
+	p.until("the user may replace the disk, too", func() bool { return m.Node.Replace() == nil && m.Node.Replaceable() })
+	m.Data, m.Gone = p.newDisk(), false
+	p.refill()
+	p.until("live again", func() bool { return p.state(0) != mirror.StateRemote })
+}
+
 // trouble now and then breaks or cuts the link, or crashes a machine, while the volume is remote.
 func (p *Pair) trouble(more bool) {
 	if p.W.Rand.IntN(1200) > 0 && !(more && p.W.Rand.IntN(300) == 0) {

@@ -83,7 +83,7 @@ func (p *Pair) disturb() {
 		p.Mode = mirror.Mode(1 + p.W.Rand.IntN(3))
 		p.M[0].Node.SetMode(p.Mode)
 	}
-	switch p.W.Rand.IntN(10) {
+	switch p.W.Rand.IntN(11) {
 	case 0:
 		p.Net.Break()
 		turns(100)
@@ -106,6 +106,8 @@ func (p *Pair) disturb() {
 		p.fallOut()
 	case 8, 9:
 		p.replaceDisk()
+	case 10:
+		p.replaceLog()
 	}
 }
 
@@ -310,10 +312,10 @@ func (p *Pair) failover() {
 }
 
 // regressions are seeds that once failed.
-var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596, 1385}, mirror.Async: {14, 119}, mirror.SemiSync: {227, 1180}}
+var regressions = map[mirror.Mode][]uint64{mirror.Sync: {8, 38, 65, 68, 241, 254, 596, 1385}, mirror.Async: {4, 14, 119}, mirror.SemiSync: {227, 1180}}
 
 // fills are what a new data disk goes through; "resumed" is a refill that a crash interrupted.
-var fills = []string{"filled from the peer from byte 0 ", "remote→live", "replaces the data disk", "taken for equal"}
+var fills = []string{"filled from the peer from byte 0 ", "remote→live", "replaces the data disk", "taken for equal", "serves with a new log"}
 
 func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {
