@@ -235,8 +235,14 @@ func (s *fullSync) whole() {
 	n := s.n
 	s.active = false
 	n.log.Update(func(x *seglog.Super) { x.Marks &^= seglog.PeerNeedsFullSync | seglog.AssumedClean })
-	n.clearing = n.log.Dirty().End()
+	n.mapEnds()
 	n.event("full sync", "running", "complete", fmt.Sprintf("%d bytes", s.sent))
+}
+
+// mapEnds gives the dirty map up: the peer lacks nothing of what it says.
+func (n *Node) mapEnds() {
+	n.clearing = n.log.Dirty().End()
+	n.safeAt = n.clearing
 }
 
 // lost interrupts a sync: the log is held from where the peer is, so that the next session goes on.

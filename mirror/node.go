@@ -129,6 +129,7 @@ type Node struct {
 	boundAt      seglog.LSN
 	unboundAt    uint64 // superblock ticket that must be durable before acknowledging alone; 0: none
 	clearing     uint64 // ticket of the superblock that clears the marks
+	safeAt       uint64 // of the one that says that nothing was acknowledged alone, and that the peer lacks nothing
 	begun        int64
 	promoting    uint64
 	draining     bool

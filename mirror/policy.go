@@ -97,14 +97,17 @@ func (n *Node) clearMarks() {
 	if n.o.Mode.ahead() || n.wanted.ahead() {
 		drop = seglog.Degraded
 	}
-	if n.marks()&drop != 0 {
+	if had := n.marks() & drop; had != 0 {
 		n.clearing = n.log.Update(func(s *seglog.Super) { s.Marks &^= drop })
+		if had&seglog.Degraded != 0 {
+			n.safeAt = n.clearing // a log that still says ahead, alone, keeps nobody from standing in
+		}
 	}
 }
 
 // inSync reports whether the peer has, or will at once have, everything that was acknowledged.
 func (n *Node) inSync() bool {
-	return n.s.up && n.bound && !n.suspended && n.ship.durable >= n.boundAt && n.marks()&seglog.Degraded == 0 && !n.lacks() && n.log.Updated() >= n.clearing
+	return n.s.up && n.bound && !n.suspended && n.ship.durable >= n.boundAt && n.marks()&seglog.Degraded == 0 && !n.lacks() && n.log.Updated() >= n.safeAt
 }
 
 // unbind makes acknowledgements independent of the peer, once a durable mark says so.

@@ -283,19 +283,24 @@ func (n *Node) Refill(dev blk.Device) error {
 // new one, at the point where everything is on both data disks. So the steps are the caller's, in this
 // order: HoldForLog, LogPoint, a log that begins there, Forgo, and then the end of this node.
 
-// HoldForLog keeps requests from being answered, so that LogPoint comes to a rest, or lets them go on.
-func (n *Node) HoldForLog(on bool) error {
+// LogLost says why the log cannot be replaced, nil when it is lost and can be.
+func (n *Node) LogLost() error {
 	_, log := n.cache.Lost()
 	switch {
-	case !on:
-		n.cache.Hold(false)
-		return nil
 	case !n.primary:
 		return errors.New("this is a secondary: `del --force` it here and `serve` it anew with the new log")
 	case !n.remoteMode || log == nil && n.log.Device() != nil:
 		return fmt.Errorf("the log is not lost (the volume is %s)", n.state)
 	}
-	n.cache.Hold(true)
+	return nil
+}
+
+// HoldForLog keeps requests from being answered, so that LogPoint comes to a rest, or lets them go on.
+func (n *Node) HoldForLog(on bool) error {
+	if err := n.LogLost(); on && err != nil {
+		return err
+	}
+	n.cache.Hold(on)
 	return nil
 }
 
@@ -330,4 +335,11 @@ func (n *Node) Forgo() bool {
 		n.fill.asked = n.sayMark(wire.FactRefilled)
 	}
 	return n.fill.gone
+}
+
+// Remember takes a Forgo back.
+func (n *Node) Remember() {
+	if n.fill.asked, n.fill.gone = false, false; n.s.up {
+		n.sayMark(wire.FactRefill)
+	}
 }

@@ -318,7 +318,7 @@ func (s *session) decide() error {
 			return err
 		}
 		if n.log.Dirty().Active() {
-			n.clearing = n.log.Dirty().End() // all that it says lies before the peer's end
+			n.mapEnds() // all that it says lies before the peer's end
 		}
 	}
 	s.tell(d)

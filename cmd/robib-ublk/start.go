@@ -47,18 +47,11 @@ func (s *serving) args(reattach bool) []string {
 }
 
 // spec is what the supervisor runs with the files that it was given.
-func (s *serving) spec(in supervise.Inherited) supervise.Spec {
-	disk := ""
-	if c, err := volume.LoadConfig(s.Name); err == nil {
-		disk = c.Disk
-	}
+func (s *serving) spec(c *volume.Config, in supervise.Inherited) supervise.Spec {
 	return supervise.Spec{Name: s.Name, Exe: self(), Args: s.args(false), Reattach: s.args(true), Disk: in.Disk, Log: in.Log, Ready: in.Ready, Logf: logf, Stderr: os.Stderr,
-		Another: func() (*os.File, error) {
-			f, err := volume.Reopen(s.Name, disk)
-			if c, e := volume.LoadConfig(s.Name); f != nil && e == nil {
-				disk = c.Disk
-			}
-			return f, err
+		Another: func(disk, log *os.File) (*os.File, *os.File) {
+			c, disk, log = volume.Reopen(c, disk, log, logf)
+			return disk, log
 		}}
 }
 
@@ -101,7 +94,7 @@ func launch(cli *CLI, p *volume.Prepared, s serving, foreground bool) error {
 		go show()
 		ctx, stop := interrupted()
 		defer stop()
-		err := supervise.Run(ctx, s.spec(supervise.Inherited{Disk: p.Disk, Log: p.Log, Ready: w}))
+		err := supervise.Run(ctx, s.spec(p.Config, supervise.Inherited{Disk: p.Disk, Log: p.Log, Ready: w}))
 		return errors.Join(err, <-shown)
 	}
 	cmd, err := background(s)
@@ -187,7 +180,11 @@ func (s *superviseCmd) Run(*CLI) error {
 	}
 	ctx, stop := interrupted()
 	defer stop()
-	err = supervise.Run(ctx, s.spec(in))
+	c, err := volume.LoadConfig(s.Name)
+	if err != nil {
+		return err
+	}
+	err = supervise.Run(ctx, s.spec(c, in))
 	if err != nil {
 		logf("%v", err)
 	}

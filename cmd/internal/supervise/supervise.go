@@ -14,6 +14,7 @@ import (
 // Exit codes of a server that the supervisor acts on; any other end is a crash.
 const (
 	ExitStopped = 0  // ended by request
+	ExitAgain   = 75 // the next server shall go on, with other disks (EX_TEMPFAIL)
 	ExitRefused = 78 // cannot serve, and starting again would not help (EX_CONFIG)
 )
 
@@ -35,9 +36,9 @@ type Spec struct {
 	Disk, Log *os.File // opened exclusively by the caller; passed on, kept open here
 	Ready     *os.File // passed to the first server only; may be nil
 
-	// Another gives, before each later server, a disk that takes Disk's place, nil when it stays; an
-	// error: there is none. May be nil.
-	Another func() (*os.File, error)
+	// Another gives, before each later server, what takes Disk's or Log's place: itself when it stays,
+	// nil when there is nothing any more. It closes what it replaces. May be nil.
+	Another func(disk, log *os.File) (*os.File, *os.File)
 
 	Logf   func(format string, args ...any)
 	Stderr io.Writer
@@ -76,28 +77,16 @@ func Run(ctx context.Context, s Spec) error {
 			return fmt.Errorf("%s: %w (%d times within %v each); the device stays and its I/O waits: mend the cause, then `robib-ublk recover %s`",
 				s.Name, ErrCrashLoop, crashes, CrashWindow, s.Name)
 		}
-		s.Logf("%s: server died (code %d), starting the next one: applications only see a pause", s.Name, code)
+		what := fmt.Sprintf("server died (code %d)", code)
+		if code == ExitAgain {
+			what = "server ended"
+		}
+		s.Logf("%s: %s, starting the next one: applications only see a pause", s.Name, what)
 		args = s.Reattach
-		if err := s.another(); err != nil {
-			s.Logf("%s: its server replaced the disk, and the new one cannot be had: %v", s.Name, err)
+		if s.Another != nil {
+			s.Disk, s.Log = s.Another(s.Disk, s.Log)
 		}
 	}
-}
-
-// another lets go of a disk that a server has replaced. The new one was that server's alone.
-func (s *Spec) another() error {
-	if s.Another == nil {
-		return nil
-	}
-	f, err := s.Another()
-	if f == nil && err == nil {
-		return nil
-	}
-	if s.Disk != nil {
-		err = errors.Join(err, s.Disk.Close())
-	}
-	s.Disk = f
-	return err
 }
 
 // once runs one server to its end and waits until its rings are gone. code is 128+N for signal N.

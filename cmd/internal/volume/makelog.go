@@ -69,6 +69,23 @@ func instant(mono int64) blk.Instant { return blk.Instant{Mono: mono, Wall: time
 // makeLog finds, creates or formats the log of a new volume and opens it.
 func (p *Prepared) makeLog(q Request, disk blk.Info) error {
 	c := p.Config
+	if err := p.openLog(q); err != nil {
+		return err
+	}
+	super, err := newSuper(c, p.Disk, disk, q.AssumeClean)
+	if err == nil {
+		err = p.formatLog(q, super)
+	}
+	if err != nil {
+		return err
+	}
+	c.LogID, c.Volume = super.Log.String(), super.Volume.String()
+	return nil
+}
+
+// openLog finds or creates what is to be a log, and opens it.
+func (p *Prepared) openLog(q Request) error {
+	c := p.Config
 	c.Log = q.Log
 	if c.Log == "" {
 		c.Log = DefaultLogPath(c.Name)
@@ -110,24 +127,22 @@ func (p *Prepared) makeLog(q Request, disk blk.Info) error {
 	if c.LogBytes = info.SizeBytes; q.LogBytes > 0 {
 		c.LogBytes = q.LogBytes
 	}
-	super, err := newSuper(c, p.Disk, disk, q.AssumeClean)
-	if err != nil {
-		return err
-	}
-	err = WithDisk(p.Log, func(d blk.Device, drive blk.Drive) error {
+	return nil
+}
+
+// formatLog makes a log of what openLog opened, if that may be overwritten.
+func (p *Prepared) formatLog(q Request, super seglog.Super) error {
+	c := p.Config
+	err := WithDisk(p.Log, func(d blk.Device, drive blk.Drive) error {
 		if err := mayFormat(q, c, d, drive); err != nil {
 			return err
 		}
 		return seglog.Create(&part{d, c.LogBytes}, super, drive)
 	})
-	if err != nil {
-		if c.LogOwned {
-			os.Remove(c.Log)
-		}
-		return err
+	if err != nil && c.LogOwned {
+		os.Remove(c.Log)
 	}
-	c.LogID, c.Volume = super.Log.String(), super.Volume.String()
-	return nil
+	return err
 }
 
 // part is the beginning of a device.

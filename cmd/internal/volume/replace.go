@@ -165,20 +165,33 @@ func (k *stack) swapDisk(f *os.File) error {
 	return nil
 }
 
-// Reopen gives the disk of a volume whose configuration does not name known any more, for the server
-// that comes after the one that replaced it. nil, nil: it still does.
-func Reopen(name, known string) (*os.File, error) {
-	c, err := LoadConfig(name)
-	if err != nil || samePath(c.Disk, known) {
-		return nil, err
+// Reopen gives what a volume's next server gets in the place of disk and log, which were opened as c
+// says: what another server of the volume has replaced is closed, and the new one opened and checked.
+// nil: it cannot be had. It returns the configuration that now holds.
+func Reopen(c *Config, disk, log *os.File, logf func(format string, args ...any)) (*Config, *os.File, *os.File) {
+	n, err := LoadConfig(c.Name)
+	if err != nil {
+		return c, disk, log
 	}
-	p := &Prepared{Config: c}
-	if p.Disk, err = filedev.OpenExclusive(c.Disk); err != nil {
-		return nil, fmt.Errorf("disk: %w", err)
+	p := &Prepared{Config: n}
+	one := func(what, was, is string, f *os.File, mine **os.File) *os.File {
+		if samePath(was, is) {
+			return f
+		}
+		if f != nil {
+			f.Close()
+		}
+		if *mine, err = filedev.OpenExclusive(is); err == nil {
+			err = p.check()
+		}
+		if err != nil {
+			logf("%s: its server replaced the %s, and the new one cannot be had: %v", n.Name, what, err)
+			p.Close()
+			*mine = nil
+		}
+		f = *mine
+		*mine = nil
+		return f
 	}
-	if err := p.check(); err != nil {
-		p.Close()
-		return nil, err
-	}
-	return p.Disk, nil
+	return n, one("disk", c.Disk, n.Disk, disk, &p.Disk), one("log", c.Log, n.Log, log, &p.Log)
 }

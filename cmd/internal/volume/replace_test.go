@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,7 +14,9 @@ import (
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/cmd/internal/supervise"
+	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/filedev"
 )
 
@@ -170,24 +173,31 @@ func TestReplaceDisk(t *testing.T) {
 	m.same(next, data)
 	m.same(old, data)
 	m.inSync()
-	if c, err := LoadConfig("a"); err != nil || c.Disk != next || c.DiskBytes != testDiskBytes {
-		t.Errorf("the configuration says %+v, %v", c, err)
+	if m.pri.c.Disk != next || m.pri.c.DiskBytes != testDiskBytes {
+		t.Errorf("the configuration says %+v", m.pri.c)
 	}
-	if f, err := Reopen("a", next); f != nil || err != nil {
-		t.Errorf("nothing to open anew: %v %v", f, err)
+	c, err := LoadConfig("a")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if f, err := Reopen("a", old); f != nil || err == nil || !strings.Contains(err.Error(), "in use") {
-		t.Errorf("the new disk is the server's: %v %v", f, err)
+	was := *c
+	was.Disk = old
+	log, said := m.pri.o.In.Log, ""
+	note := func(format string, args ...any) { said = fmt.Sprintf(format, args...) }
+	if n, f, g := Reopen(c, nil, log, note); f != nil || g != log || said != "" || n.Disk != next {
+		t.Errorf("nothing to open anew: %v %s", f, said)
+	}
+	if _, f, g := Reopen(&was, nil, log, note); f != nil || g != log || !strings.Contains(said, "in use") {
+		t.Errorf("the new disk is the server's: %v %s", f, said)
 	}
 	m.stop(m.pri)
 	var f *os.File
-	var err error
 	m.until(m.sec, "the kernel lets go of the ended ring's files", func() bool {
-		f, err = Reopen("a", old)
-		return !errors.Is(err, filedev.ErrInUse)
+		_, f, _ = Reopen(&was, nil, nil, note)
+		return f != nil || !strings.Contains(said, "in use")
 	})
-	if err != nil || f.Name() != next {
-		t.Fatalf("for the next server: %v", err)
+	if f == nil || f.Name() != next {
+		t.Fatalf("for the next server: %s", said)
 	}
 	f.Close()
 	m.pri = m.serve(Request{Role: Primary, Name: "a", Disk: next})
@@ -269,4 +279,96 @@ func TestAssumeClean(t *testing.T) {
 		t.Fatalf("%v: %+v", err, p)
 	}
 	p.Close()
+}
+
+// did is closed when a request is back.
+type did chan struct{}
+
+func (d did) Complete(*blk.Request) { close(d) }
+
+// do carries out one request of the volume's client.
+func (m *machines) do(op blk.Op, off int64, buf []byte) {
+	m.t.Helper()
+	r := blk.Request{Op: op, Offset: off, Length: int64(len(buf)), Buf: buf}
+	done := make(did)
+	r.Owner = done
+	if err := m.pri.stack.call(func() { m.pri.stack.node.Device().Submit(&r) }); err != nil {
+		m.t.Fatal(err)
+	}
+	<-done
+	if r.Err != 0 {
+		m.t.Fatalf("%v at %d: %v", op, off, r.Err)
+	}
+}
+
+// A volume that lost its log gets another one: what may not be one is refused and I/O goes on, and the
+// next server goes on with it, at once, with everything that was written before, meanwhile and after.
+func TestReplaceLog(t *testing.T) {
+	m := newMachines(t)
+	disk, held := m.file("a", testDiskBytes, nil), m.file("b", testDiskBytes, nil)
+	m.sec = m.serve(Request{Role: Secondary, Name: "b", Disk: held, Listen: "127.0.0.1:0"})
+	m.pri = m.serve(Request{Role: Primary, Name: "a", Disk: disk, Remote: m.sec.stack.address()})
+	buf, err := blk.Alloc(4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blk.Free(buf)
+	write := func(block int64) {
+		for i := range buf {
+			buf[i] = byte(block)
+		}
+		m.do(blk.Write, block*4096, buf)
+	}
+	replace := func(path string, create bool) error {
+		_, err := m.pri.Do(context.Background(), "replace-log", control.Args{Log: path, LogBytes: 16 << 20, CreateLog: create}, func(string) {})
+		return err
+	}
+	m.inSync()
+	write(1)
+	if err := replace(filepath.Join(m.dir, "new.log"), false); err == nil || !strings.Contains(err.Error(), "not lost") {
+		t.Errorf("a log that works: %v", err)
+	}
+	if err := m.pri.stack.call(func() { m.pri.stack.cache.Log().Fail(errors.New("pulled out")) }); err != nil {
+		t.Fatal(err)
+	}
+	m.until(m.pri, "remote", func() bool { return m.pri.stack.node.Status().State == mirror.StateRemote })
+	write(2)
+	for _, x := range []struct{ path, why string }{
+		{disk, "belongs to volume a"}, {held, "belongs to volume b"}, {DefaultLogPath("b"), "belongs to volume b"}, {DefaultLogPath("a"), "in use"},
+		{m.file("blank", 16<<20, nil), "--create-log"}, {m.file("full", 16<<20, randomBytes(1<<16)), "--overwrite"}, {m.file("small", 1<<20, nil), "--log-size 16"},
+	} {
+		if err := replace(x.path, false); err == nil || !strings.Contains(err.Error(), x.why) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", filepath.Base(x.path), err)
+		}
+	}
+	write(3)
+	if _, err := m.pri.Do(context.Background(), "replace-disk", control.Args{Disk: m.file("d", testDiskBytes, nil)}, func(string) {}); err == nil || !strings.Contains(err.Error(), "log is lost") {
+		t.Errorf("a disk before the log: %v", err)
+	}
+	blank := filepath.Join(m.dir, "blank")
+	if err := replace(blank, true); err != nil {
+		t.Fatal(err)
+	}
+	if code := <-m.pri.quit; code != supervise.ExitAgain {
+		t.Errorf("the server ends with %d", code)
+	}
+	m.stop(m.pri)
+	m.reattach = true
+	m.pri = m.serve(Request{Role: Primary, Name: "a"})
+	if st := m.pri.stack.node.Status(); !m.pri.stack.node.Ready() || m.pri.c.Log != blank {
+		t.Errorf("the next server is %s with log %s", st.State, m.pri.c.Log)
+	}
+	m.inSync()
+	write(4)
+	for block := range int64(5) {
+		m.do(blk.Read, block*4096, buf)
+		if !bytes.Equal(buf, bytes.Repeat([]byte{byte(block)}, 4096)) {
+			t.Errorf("block %d holds %x", block, buf[:4])
+		}
+	}
+	if m := m.sec.stack.cache.Log().Super().Marks; m&seglog.PeerNeedsRefill != 0 {
+		t.Errorf("the peer: %v", m)
+	}
+	m.stop(m.pri)
+	m.stop(m.sec)
 }
