@@ -38,10 +38,14 @@ func (s *Server) replaceDisk(ctx context.Context, a control.Args, progress func(
 	if err := n.Save(); err != nil {
 		return nil, err
 	}
-	if e := k.call(func() { err = k.swapDisk(f) }); e != nil || err != nil {
+	if e := k.call(func() {
+		if err = k.swapDisk(f); err == nil {
+			*s.c = n
+		}
+	}); e != nil || err != nil {
 		return nil, errors.Join(e, err, was.Save())
 	}
-	*s.c, done = n, true
+	done = true
 	s.o.Logf("%s: the data disk is %s now, in the place of %s", n.Name, n.Disk, was.Disk)
 	var st mirror.Status
 	if err := s.await(ctx, progress, awaited{

@@ -91,10 +91,25 @@ func (m *machines) until(s *Server, what string, look func() bool) {
 	defer cancel()
 	if err := s.await(ctx, func(string) {}, awaited{
 		look: func() (bool, error) { return look(), nil }, tell: func() string { return "" },
-		stopped: func() error { return errors.New(s.stack.node.Status().State) },
+		stopped: func() error { return errors.New("it never comes to that") },
 	}); err != nil {
 		m.t.Fatalf("%s: %v", what, err)
 	}
+}
+
+// look runs f on a server's loop.
+func (m *machines) look(s *Server, f func(n *mirror.Node)) {
+	m.t.Helper()
+	if err := s.stack.call(func() { f(s.stack.node) }); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// status asks the primary.
+func (m *machines) status() (st mirror.Status) {
+	m.t.Helper()
+	m.look(m.pri, func(n *mirror.Node) { st = n.Status() })
+	return st
 }
 
 func (m *machines) inSync() {
@@ -159,7 +174,7 @@ func TestReplaceDisk(t *testing.T) {
 			t.Errorf("%s: %v", filepath.Base(x.path), err)
 		}
 	}
-	if st := m.pri.stack.node.Status(); st.State != mirror.StateInSync || m.pri.c.Disk != old {
+	if st := m.status(); st.State != mirror.StateInSync || m.pri.c.Disk != old {
 		t.Fatalf("what was refused left %s, %s", st.State, m.pri.c.Disk)
 	}
 	if _, err := m.sec.Do(context.Background(), "replace-disk", control.Args{Disk: m.file("n", testDiskBytes, nil)}, func(string) {}); err == nil || !strings.Contains(err.Error(), "secondary") {
@@ -221,17 +236,15 @@ func TestReattachAsksWhereThePeerStoodIn(t *testing.T) {
 	m.stop(m.pri)
 	m.reattach = true
 	m.pri = m.serve(Request{Role: Primary, Name: "a"})
-	if !m.pri.stack.node.Ready() {
+	if !m.status().Ready {
 		t.Error("it does not go on at once")
 	}
 	m.inSync()
-	if err := m.pri.stack.call(func() {
-		if err := m.pri.stack.node.Replace(); err != nil {
+	m.look(m.pri, func(n *mirror.Node) {
+		if err := n.Replace(); err != nil {
 			t.Error(err)
 		}
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 	m.until(m.pri, "remote", func() bool { return m.pri.stack.node.Status().State == mirror.StateRemote })
 	if !wasRemote("a") {
 		t.Error("no note of it")
@@ -246,7 +259,7 @@ func TestReattachAsksWhereThePeerStoodIn(t *testing.T) {
 		}
 		m.pri = m.serve(Request{Role: Primary, Name: "a"})
 		m.until(m.pri, "a failed attempt to reach the peer", func() bool { return m.pri.stack.node.Status().LastError != "" })
-		if m.pri.stack.node.Ready() {
+		if m.status().Ready {
 			t.Errorf("note %v: it serves", note)
 		}
 		m.stop(m.pri)
@@ -328,9 +341,7 @@ func TestReplaceLog(t *testing.T) {
 	if err := replace(filepath.Join(m.dir, "new.log"), false); err == nil || !strings.Contains(err.Error(), "not lost") {
 		t.Errorf("a log that works: %v", err)
 	}
-	if err := m.pri.stack.call(func() { m.pri.stack.cache.Log().Fail(errors.New("pulled out")) }); err != nil {
-		t.Fatal(err)
-	}
+	m.look(m.pri, func(*mirror.Node) { m.pri.stack.cache.Log().Fail(errors.New("pulled out")) })
 	m.until(m.pri, "remote", func() bool { return m.pri.stack.node.Status().State == mirror.StateRemote })
 	write(2)
 	for _, x := range []struct{ path, why string }{
@@ -355,7 +366,7 @@ func TestReplaceLog(t *testing.T) {
 	m.stop(m.pri)
 	m.reattach = true
 	m.pri = m.serve(Request{Role: Primary, Name: "a"})
-	if st := m.pri.stack.node.Status(); !m.pri.stack.node.Ready() || m.pri.c.Log != blank {
+	if st := m.status(); !st.Ready || m.pri.c.Log != blank {
 		t.Errorf("the next server is %s with log %s", st.State, m.pri.c.Log)
 	}
 	m.inSync()
@@ -366,9 +377,11 @@ func TestReplaceLog(t *testing.T) {
 			t.Errorf("block %d holds %x", block, buf[:4])
 		}
 	}
-	if m := m.sec.stack.cache.Log().Super().Marks; m&seglog.PeerNeedsRefill != 0 {
-		t.Errorf("the peer: %v", m)
-	}
+	m.look(m.sec, func(n *mirror.Node) {
+		if marks := n.Status().Marks; marks&seglog.PeerNeedsRefill != 0 {
+			t.Errorf("the peer: %v", marks)
+		}
+	})
 	m.stop(m.pri)
 	m.stop(m.sec)
 }

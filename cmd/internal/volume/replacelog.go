@@ -53,7 +53,9 @@ func (s *Server) replaceLog(ctx context.Context, a control.Args, progress func(s
 		return nil, err
 	}
 	s.o.Logf("%s: the log is %s now, in the place of %s", n.Name, n.Log, s.c.Log)
-	*s.c = n
+	if err := k.call(func() { *s.c = n }); err != nil {
+		return nil, err
+	}
 	go func() {
 		if s.socket != nil {
 			s.socket.Close() // the answer goes first
