@@ -195,6 +195,9 @@ func (s *session) startBlank() error {
 	}
 	err := n.cache.Reset(seglog.Point{LSN: p.Last.LSN + 1, PrevHash: p.Last.Hash}, func(x *seglog.Super) {
 		x.Term = seglog.Term{Number: p.Term.Number, ID: p.Term.ID}
+		if n := int64(p.MaxSegment); n >= 1024 {
+			x.MaxSegmentBytes = min(x.MaxSegmentBytes, n) // what the log that is missing made, the peer's takes
+		}
 	}, n.o.Drive)
 	if err != nil {
 		return fmt.Errorf("take the end of the peer's chain: %w", err)

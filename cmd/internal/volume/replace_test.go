@@ -79,7 +79,13 @@ func (m *machines) serve(q Request) *Server {
 // stop ends a server as stop does, and lets go of its files.
 func (m *machines) stop(s *Server) {
 	s.stack.stop()
-	if err := errors.Join(<-m.closed[s], s.o.In.Disk.Close(), s.o.In.Log.Close()); err != nil {
+	err := <-m.closed[s]
+	for _, f := range []*os.File{s.o.In.Disk, s.o.In.Log} {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	if err != nil {
 		m.t.Error(err)
 	}
 }
@@ -382,6 +388,41 @@ func TestReplaceLog(t *testing.T) {
 			t.Errorf("the peer: %v", marks)
 		}
 	})
+	m.stop(m.pri)
+	m.stop(m.sec)
+}
+
+// A volume whose log is gone when it starts is the peer's copy; with a new log, and then its disk filled
+// anew, it is as it was.
+func TestStartWithoutLog(t *testing.T) {
+	m := newMachines(t)
+	data := randomBytes(testDiskBytes)
+	disk := m.file("a", testDiskBytes, data)
+	m.sec = m.serve(Request{Role: Secondary, Name: "b", Disk: m.file("b", testDiskBytes, nil), Listen: "127.0.0.1:0"})
+	m.pri = m.serve(Request{Role: Primary, Name: "a", Disk: disk, Remote: m.sec.stack.address()})
+	m.inSync()
+	m.stop(m.pri)
+	if err := os.Remove(DefaultLogPath("a")); err != nil {
+		t.Fatal(err)
+	}
+	m.pri = m.serve(Request{Role: Primary, Name: "a"})
+	m.until(m.pri, "remote", func() bool { return m.pri.stack.node.Status().State == mirror.StateRemote })
+	do := func(command string, a control.Args) {
+		t.Helper()
+		if _, err := m.pri.Do(context.Background(), command, a, func(string) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log := filepath.Join(m.dir, "new.log")
+	do("replace-log", control.Args{Log: log, LogBytes: 16 << 20})
+	<-m.pri.quit
+	m.stop(m.pri)
+	m.reattach = true
+	m.pri = m.serve(Request{Role: Primary, Name: "a"})
+	m.until(m.pri, "remote", func() bool { return m.pri.stack.node.Status().State == mirror.StateRemote })
+	do("replace-disk", control.Args{Disk: disk})
+	m.inSync()
+	m.same(disk, data)
 	m.stop(m.pri)
 	m.stop(m.sec)
 }
