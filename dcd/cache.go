@@ -279,7 +279,7 @@ func (c *Cache) Memory() [][]byte { return [][]byte{c.log.Memory(), c.d.buf} }
 // SetFallback names the device that is asked when data disk or log cannot answer a read.
 func (c *Cache) SetFallback(d blk.Device) { c.fallback = d }
 
-// Hold parks every request until it is let go: nothing is answered meanwhile.
+// Hold parks every request until it is let go: nothing is answered, or sealed, meanwhile.
 func (c *Cache) Hold(on bool) { c.held = on }
 
 // Refuse makes every request fail with EIO, those that wait too, until it is taken back.
@@ -422,7 +422,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	}
 	c.p.watch(now)
 	wake = min(wake, c.commit(now))
-	if !c.follow {
+	if !c.follow && !c.held {
 		wake = min(wake, c.log.Declare(now))
 	}
 	c.log.Kick(now)

@@ -130,6 +130,11 @@ func (p *Pair) replaceLog() {
 		}
 	}
 	p.until("the peer forgets", func() bool { return m.Node.Forgo() })
+	for end := p.W.Now + p.W.Rand.Int64N(2)*300_000_000; p.W.Now < end; p.Turn() { // a primary with nothing to do declares what is durable
+	}
+	if got := m.Cache.Log().Sealed() + 1; got != s.Start.LSN {
+		fail("the new log begins at LSN %d, and the old one went on to %d", s.Start.LSN, got)
+	}
 	// With the log the data disk may have gone: what it lacked lay there.
 	died := s.Marks&seglog.NeedsRefill != 0
 	m.Gone = m.Data.Dead
