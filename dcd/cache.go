@@ -91,6 +91,9 @@ type Cache struct {
 	b below
 	y bypass
 
+	filling bool  // the data disk is a new one: see ReplaceData
+	filled  int64 // what of it is good, from its beginning
+
 	lastZero seglog.LSN // newest segment that discards or zeroes
 
 	cleared  seglog.LSN // newest LSN whose mapping was dropped: the data disk has it
@@ -147,6 +150,7 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 	if err := c.describe(super); err != nil {
 		return nil, err
 	}
+	c.recall(super)
 	var err error
 	if c.idx, err = newIndex(int(max(super.RingBytes, super.ChunkBytes) / BlockBytes)); err != nil {
 		return nil, err
@@ -156,8 +160,9 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 		c.mapSegment(s)
 		seen.note(s)
 	}}, drive)
-	if err == nil && o.Data != nil {
-		err = seen.check(c.log, o.Data, drive, o.AcceptDisk)
+	if err == nil && o.Data != nil && c.dataErr == nil {
+		// Of a disk that is being filled the log knows only what it has brought there itself.
+		err = seen.check(c.log, o.Data, drive, o.AcceptDisk || super.Marks&seglog.NeedsRefill != 0)
 	}
 	if err == nil && o.Log != nil && c.log.Super().Incompat&seglog.Zeroes == 0 {
 		// Durable before the first such record: an older version then names it, and calls nothing corrupt.
@@ -275,7 +280,7 @@ func (c *Cache) Memory() [][]byte { return [][]byte{c.log.Memory(), c.d.buf} }
 // SetFallback names the device that is asked when data disk or log cannot answer a read.
 func (c *Cache) SetFallback(d blk.Device) { c.fallback = d }
 
-// Hold parks every request until it is let go: nothing is answered meanwhile.
+// Hold parks every request until it is let go: nothing is answered, or sealed, meanwhile.
 func (c *Cache) Hold(on bool) { c.held = on }
 
 // Refuse makes every request fail with EIO, those that wait too, until it is taken back.
@@ -419,12 +424,12 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	}
 	c.p.watch(now)
 	wake = min(wake, c.commit(now))
-	if !c.follow {
+	if !c.follow && !c.held {
 		wake = min(wake, c.log.Declare(now))
 	}
 	c.log.Kick(now)
 	// Inline completions (a device in memory) are followed up at once.
-	if c.r.done.Head() != nil || c.d.dirty() || c.y.back.Head() != nil || c.waiting.Head() != nil && c.waiting.Head().LSN <= c.ackable() {
+	if c.r.done.Head() != nil || c.d.dirty() || c.y.back.Head() != nil || c.waiting.Head() != nil && c.waiting.Head().LSN <= c.ackable() && !c.held {
 		wake = now.Mono
 	}
 	return wake

@@ -181,6 +181,7 @@ func (d *destager) kick(now blk.Instant) (wake int64) {
 		d.begin(now)
 		return d.deadline(now)
 	}
+	d.abandon()
 	return blk.Never
 }
 
@@ -433,6 +434,7 @@ func (d *destager) forget() {
 		d.c.zeros.drop(s.LSN)
 		d.release(s.LSN)
 	}
+	d.abandon()
 }
 
 var errBusy = errors.New("dcd: a destage batch is in flight")

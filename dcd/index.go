@@ -123,14 +123,14 @@ func (x *index) take(block uint32, mask uint8, base uint32, every bool) {
 	}
 }
 
-// removeIf does remove for every block in the map; mask says which of its sectors go.
-func (x *index) removeIf(mask func(block uint32) uint8) {
+// removeIf looks at every entry in the map; gone says which of its sectors go.
+func (x *index) removeIf(gone func(block, base uint32, mask uint8) uint8) {
 	for i := 0; i < len(x.keys); {
 		if x.keys[i] == 0 {
 			i++
 			continue
 		}
-		x.masks[i] &^= mask(x.keys[i] - 1)
+		x.masks[i] &^= gone(x.keys[i]-1, x.bases[i], x.masks[i])
 		if x.masks[i] != 0 {
 			i++
 			continue

@@ -166,12 +166,14 @@ func (q *reads) serve(r *blk.Request, x run) {
 		p.Offset = c.log.DeviceOffset(x.at)
 		c.count.ReadLog++
 		c.log.Device().Submit(&p.Request)
-	case x.from == unmapped && c.dataErr == nil && c.data != nil:
+	case x.from == unmapped && c.dataErr == nil && c.data != nil && !c.missing(r.Offset+x.off+x.n):
 		p.from = fromData
 		c.count.ReadData++
 		c.data.Submit(&p.Request)
 	default:
-		p.from = fromData
+		if p.from = fromData; x.from == mapped {
+			p.LSN = c.log.LSNAt(x.at) // the log is lost: the peer must have this version at least
+		}
 		p.Err = syscall.EIO
 		q.done.Push(&p.Request)
 	}
@@ -203,7 +205,7 @@ func (q *reads) back(p *part, now blk.Instant) {
 	}
 	if p.Err != 0 && p.from != fromPeer && c.fallback != nil {
 		// The peer must hold at least what the mapping, or its absence, stands for.
-		p.LSN = c.cleared
+		p.LSN = max(p.LSN, c.cleared)
 		if p.from == fromLog {
 			p.LSN = c.log.LSNAt(p.at)
 			p.Offset = r.Offset + sliceOffset(r.Buf, p.Buf)

@@ -136,7 +136,7 @@ func (c *Cache) unmapRange(off, n int64) {
 		}
 		return
 	}
-	c.idx.removeIf(func(block uint32) uint8 {
+	c.idx.removeIf(func(block, _ uint32, _ uint8) uint8 {
 		if int64(block) < first || int64(block) > last {
 			return 0
 		}

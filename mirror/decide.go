@@ -38,10 +38,23 @@ type View struct {
 	// MapGood says that the dirty map holds everything that the peer lacks and the log has not;
 	// CanResume that an interrupted sync can go on from where it was.
 	MapGood, CanResume bool
+	// NoDisk says that the volume is remote: there is nothing here to sync a peer from.
+	NoDisk bool
+	// Clean says that the user takes a new peer's disk for equal, and that log or map have all that
+	// was written since.
+	Clean bool
 }
 
 // decide is the connect rule of DESIGN section 5, without side effects.
 func decide(v View) (Verdict, string) {
+	d, reason := rule(v)
+	if v.NoDisk && (d == FullSyncs || d == MapSyncs || d == Resumes) {
+		return Refuses, "this side's own disk or log is lost, and the peer lacks something: " + reason
+	}
+	return d, reason
+}
+
+func rule(v View) (Verdict, string) {
 	me, p := &v.Me, &v.Peer
 	myMarks, peerMarks := seglog.Marks(me.Marks), seglog.Marks(p.Marks)
 	switch {
@@ -63,6 +76,8 @@ func decide(v View) (Verdict, string) {
 		return Stops, fmt.Sprintf("the peer has term %d, this one %d: it was promoted meanwhile", p.Term.Number, me.Term.Number)
 	case p.Primary:
 		return Diverges, "both are primaries"
+	case p.New && v.Clean:
+		return MapSyncs, "the peer is new, and its disk is taken for equal but for what was written since (--assume-clean)"
 	case p.New:
 		return FullSyncs, "the peer is new"
 	case peerMarks&seglog.Inconsistent != 0 && v.CanResume && v.Known && v.Common == p.Last.LSN:

@@ -35,6 +35,9 @@ func TestDecide(t *testing.T) {
 		{"promoted meanwhile", func(v *View) { v.Peer.Term.Number, v.Peer.Primary = 3, true }, Stops, "promoted"},
 		{"two primaries", func(v *View) { v.Peer.Primary, v.Peer.Term.ID = true, 8 }, Diverges, "both are primaries"},
 		{"new peer", func(v *View) { v.Peer.New, v.Peer.Volume = true, [16]byte{} }, FullSyncs, "new"},
+		{"new peer, taken for equal", func(v *View) { v.Peer.New, v.Peer.Volume, v.Clean = true, [16]byte{}, true }, MapSyncs, "taken for equal"},
+		{"known peer of a clean volume", func(v *View) { v.Clean = true }, Streams, "level"},
+		{"remote, new peer, taken for equal", func(v *View) { v.NoDisk, v.Peer.New, v.Clean = true, true, true }, Refuses, "lost"},
 		{"new, but primary", func(v *View) { v.Peer.New, v.Peer.Primary = true, true }, Refuses, "without a volume"},
 		{"inconsistent peer, map good", func(v *View) { v.Peer.Marks, v.MapGood = uint32(seglog.Inconsistent), true }, MapSyncs, "the map says what it lacks"},
 		{"interrupted sync", func(v *View) {
@@ -57,6 +60,10 @@ func TestDecide(t *testing.T) {
 		}, Diverges, "both wrote after LSN 20"},
 		{"declared tail", func(v *View) { v.Peer.Last.LSN, v.Peer.Declared = 25, 21 }, Diverges, "both wrote"},
 		{"destaged tail", func(v *View) { v.Peer.Last.LSN, v.Peer.Destaged = 25, 21 }, Diverges, "both wrote"},
+		{"remote, level", func(v *View) { v.NoDisk = true }, Streams, "level"},
+		{"remote, peer incomplete", func(v *View) { v.NoDisk, v.Peer.Marks = true, uint32(seglog.Inconsistent) }, Refuses, "the peer lacks something: the peer's copy is incomplete"},
+		{"remote, new peer", func(v *View) { v.NoDisk, v.Peer.New = true, true }, Refuses, "the peer is new"},
+		{"remote, below the log, map good", func(v *View) { v.NoDisk, v.Peer.Last.LSN, v.MapGood = true, 8, true }, Refuses, "lost"},
 		{"not serving, but chains part", func(v *View) { v.Me.Serving, v.Peer.Last.LSN, v.Peer.Declared, v.Common = false, 25, 25, 15 }, Diverges, "LSN 15"},
 	}
 	for _, r := range rows {

@@ -28,6 +28,7 @@ type fullSync struct {
 	after   seglog.LSN // the segment after which it has its place
 	endSent bool
 	sent    int64
+	left    int64      // to be sent
 	at      seglog.LSN // where the peer's chain goes on
 	from    int64      // when the block in hand was begun
 	rest    int64      // the next one begins then: the client goes first
@@ -48,6 +49,9 @@ func (s *fullSync) begin(all bool) (wire.Point, error) {
 		ticket = d.Begin(seglog.Point{LSN: at, PrevHash: h})
 		d.MarkAll()
 	} else {
+		if !d.Active() { // a new peer that is taken for equal as of the log's beginning
+			d.Begin(seglog.Point{})
+		}
 		// What the log holds beyond the peer's end is given up for it: it goes by the map, too.
 		if err := s.addLog(); err != nil {
 			return wire.Point{}, err
@@ -98,6 +102,7 @@ func (s *fullSync) ready() (err error) {
 
 func (s *fullSync) start(at seglog.LSN, next int64) {
 	s.active, s.at, s.next, s.have, s.endSent, s.sent, s.rest = true, at, next, false, false, 0, 0
+	s.left = s.n.log.Dirty().BytesFrom(next)
 }
 
 // addLog enters what is in the log into the map, as far as the map does not have it: a sync starts at the newest segment.
@@ -142,7 +147,7 @@ func (s *fullSync) kick() (wake int64) {
 	}
 	from, k := n.log.Dirty().Next(s.next, min(n.o.Sync.Block, syncBytes))
 	if s.next = from; k == 0 {
-		s.next = size
+		s.next, s.left = size, 0
 		return n.now.Mono
 	}
 	s.after, s.from = n.log.Sealed(), n.now.Mono
@@ -186,6 +191,7 @@ func (s *fullSync) send() {
 		s.have = false
 		s.next += s.req.Length
 		s.sent += s.req.Length
+		s.left = max(s.left-s.req.Length, 0)
 		if n.now.Mono-n.cache.LastIO() < clientBusy {
 			s.rest = n.now.Mono + min(n.now.Mono-s.from, second) // half of the time is the client's alone
 		}
@@ -228,9 +234,15 @@ func (s *fullSync) whole() {
 	}
 	n := s.n
 	s.active = false
-	n.log.Update(func(x *seglog.Super) { x.Marks &^= seglog.PeerNeedsFullSync })
-	n.clearing = n.log.Dirty().End()
+	n.log.Update(func(x *seglog.Super) { x.Marks &^= seglog.PeerNeedsFullSync | seglog.AssumedClean })
+	n.mapEnds()
 	n.event("full sync", "running", "complete", fmt.Sprintf("%d bytes", s.sent))
+}
+
+// mapEnds gives the dirty map up: the peer lacks nothing of what it says.
+func (n *Node) mapEnds() {
+	n.clearing = n.log.Dirty().End()
+	n.safeAt = n.clearing
 }
 
 // lost interrupts a sync: the log is held from where the peer is, so that the next session goes on.

@@ -103,12 +103,13 @@ type Node struct {
 	ship shipper
 	rx   receiver
 	full fullSync
+	fill refill
 	fell fallen
 	peer PeerDisk
 	srv  server
 	give fetcher
 	pace pace
-	late lag
+	lag  lag
 
 	pack     wire.Packer
 	unpack   wire.Unpacker
@@ -119,11 +120,16 @@ type Node struct {
 	remoteMode   bool
 	suspended    bool // the peer is away, and writes wait or fail: see OnDisconnect
 	remoteAsked  bool
-	remoteDown   int64 // since when the peer is away while remote; 0: it is there
-	bound        bool  // acknowledgements wait for the peer, as the mode says
+	askedRefill  bool   // the peer may note that this side needs a refill, which then did not go remote
+	noted        bool   // and says that it does
+	replace      bool   // the user replaces the data disk: see Replace
+	lostTicket   uint64 // of the superblock that says that the data disk is not good
+	remoteDown   int64  // since when the peer is away while remote; 0: it is there
+	bound        bool   // acknowledgements wait for the peer, as the mode says
 	boundAt      seglog.LSN
 	unboundAt    uint64 // superblock ticket that must be durable before acknowledging alone; 0: none
 	clearing     uint64 // ticket of the superblock that clears the marks
+	safeAt       uint64 // of the one that says that nothing was acknowledged alone, and that the peer lacks nothing
 	begun        int64
 	promoting    uint64
 	draining     bool
@@ -151,7 +157,10 @@ func New(o Options) (*Node, error) {
 	if err := errors.Join(n.pace.set(o.RateLimit), n.pack.SetZstd(o.Compress)); err != nil {
 		return nil, fmt.Errorf("mirror: %w", err)
 	}
-	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n = n, n, n, n, n, n, n, n
+	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n, n.lag.n, n.fill.n = n, n, n, n, n, n, n, n, n, n
+	if n.primary && n.marks()&seglog.NeedsRefill != 0 {
+		n.o.Lost = true // whatever it looks like now
+	}
 	n.cache.Follow(!n.primary)
 	n.cache.Hold(true)
 	if err := errors.Join(n.srv.open(), n.rx.open()); err != nil {
@@ -244,11 +253,9 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	if n.hasPeer() {
 		wake = min(wake, n.peer.Kick(now))
 	}
-	if n.primary && n.hasPeer() {
-		n.late.note(now.Mono, n.log.Sealed(), n.ship.durable)
-	}
 	n.srv.kick()
 	n.give.kick()
+	wake = min(wake, n.lag.kick())
 	if n.s.frames > 0 {
 		wake = now.Mono // frames are left over for want of room: they go on with the next batch's
 		n.s.frames = 0
@@ -272,8 +279,9 @@ func (n *Node) progress() [5]uint64 {
 	if n.watchesDurable() {
 		p[1] = n.log.Durable()
 	}
+	p[4] = 2 * n.fill.steps
 	if n.rx.flushed {
-		p[4] = 1
+		p[4]++
 	}
 	return p
 }
@@ -375,7 +383,7 @@ func (n *Node) Close() error {
 	n.s.goodbye("the server stops")
 	n.s.close()
 	n.ship.close()
-	return errors.Join(n.srv.close(), n.rx.close(), n.full.close())
+	return errors.Join(n.srv.close(), n.rx.close(), n.full.close(), n.fill.close())
 }
 
 const unlimited = math.MaxUint64

@@ -36,8 +36,11 @@ func (n *Node) policy() (wake int64) {
 	n.switchMode()
 	switch {
 	case n.remoteMode:
-		n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, n.ship.durable
-		return n.remoteWait()
+		if wake = n.fill.kick(); !n.remoteMode {
+			return n.now.Mono // it is live again
+		}
+		n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, min(n.ship.durable, n.fill.limit())
+		return min(wake, n.remoteWait())
 	case n.suspended:
 		n.resumeWrites()
 	case n.bound:
@@ -94,14 +97,17 @@ func (n *Node) clearMarks() {
 	if n.o.Mode.ahead() || n.wanted.ahead() {
 		drop = seglog.Degraded
 	}
-	if n.marks()&drop != 0 {
+	if had := n.marks() & drop; had != 0 {
 		n.clearing = n.log.Update(func(s *seglog.Super) { s.Marks &^= drop })
+		if had&seglog.Degraded != 0 {
+			n.safeAt = n.clearing // a log that still says ahead, alone, keeps nobody from standing in
+		}
 	}
 }
 
 // inSync reports whether the peer has, or will at once have, everything that was acknowledged.
 func (n *Node) inSync() bool {
-	return n.s.up && n.bound && !n.suspended && n.ship.durable >= n.boundAt && n.marks()&seglog.Degraded == 0 && !n.lacks() && n.log.Updated() >= n.clearing
+	return n.s.up && n.bound && !n.suspended && n.ship.durable >= n.boundAt && n.marks()&seglog.Degraded == 0 && !n.lacks() && n.log.Updated() >= n.safeAt
 }
 
 // unbind makes acknowledgements independent of the peer, once a durable mark says so.
@@ -132,6 +138,8 @@ func (n *Node) sessionLost(err error) {
 	n.srv.lost()
 	n.rx.lost()
 	n.full.lost()
+	n.lag.down(err)
+	n.fill.asked = false
 	n.remoteAsked = false
 	if !n.primary {
 		return
@@ -235,6 +243,8 @@ func (n *Node) Promote(force bool) error {
 		return errors.New("this is the primary already")
 	case n.log.Super().Volume == seglog.UUID{}:
 		return errors.New("this secondary has never met its primary: there is nothing to promote")
+	case m&seglog.NeedsRefill != 0:
+		return errors.New("this machine's disk missed writes while it was the primary: promoting it would give old data; bring the other one back")
 	case m&seglog.Inconsistent != 0:
 		return errors.New("this copy is incomplete (a full sync did not finish): promoting it would give a mixture of old and new data; bring the primary back")
 	case n.s.up && !force:

@@ -232,8 +232,8 @@ func (x *receiver) beginSync(d *wire.DecisionMsg, term seglog.Term) error {
 	if err := x.memory(); err != nil {
 		return err
 	}
-	if n.o.Discard {
-		n.event("log", fmt.Sprintf("LSN %d", n.log.Sealed()), fmt.Sprintf("LSN %d", d.Common), "the user discards what only this side has")
+	if n.o.Discard || n.marks()&seglog.NeedsRefill != 0 {
+		n.event("log", fmt.Sprintf("LSN %d", n.log.Sealed()), fmt.Sprintf("LSN %d", d.Common), "what only this side has is given up, by the user's word or because its disk missed writes")
 		if err := x.keep(d.Common); err != nil {
 			return err
 		}
@@ -247,6 +247,7 @@ func (x *receiver) beginSync(d *wire.DecisionMsg, term seglog.Term) error {
 	}
 	return n.cache.Reset(seglog.Point{LSN: d.At.LSN + 1, PrevHash: d.At.Hash}, func(s *seglog.Super) {
 		s.Marks = mark
+		s.Incompat &^= seglog.Refills
 		s.Volume, s.Term = d.Volume, term
 		s.Fingerprint = [seglog.FingerprintSectors]uint64{}
 	}, n.o.Drive)

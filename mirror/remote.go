@@ -13,13 +13,17 @@ import (
 // peer first notes, durably, that this side needs a refill, then stands in.
 func (n *Node) watchDisks() {
 	err := firstErr(n.cache.Lost())
-	in := n.inSync()
+	in := n.inSync() && n.canShip()
 	if n.remoteMode {
 		return
 	}
-	if err == nil {
+	if err == nil && !(n.replace && in) {
 		n.cache.Doubt(in)
+		n.takeBack()
 		return
+	}
+	if err == nil {
+		err = errReplaced
 	}
 	if !in {
 		n.cache.Doubt(false) // nobody can stand in: what this side still has is served, the rest fails
@@ -29,16 +33,41 @@ func (n *Node) watchDisks() {
 	n.askRefill(err.Error())
 }
 
+// canShip reports whether what the peer lacks can still be sent: what lay only on a log that is lost cannot.
+func (n *Node) canShip() bool {
+	if _, err := n.cache.Lost(); err == nil {
+		return true
+	}
+	s, ok := n.log.Lookup(n.ship.durable + 1)
+	return !ok || n.log.RAM(s.Pos, s.Bytes) != nil
+}
+
 // askRefill asks the peer to note that this side needs a refill.
 func (n *Node) askRefill(why string) {
 	if n.remoteAsked || !n.s.up {
 		return
 	}
-	f := n.frameOf(wire.Mark)
-	f.Flags = wire.FactRefill
-	if n.s.conn.Send(f) {
-		n.remoteAsked = true
+	if n.sayMark(wire.FactRefill) {
+		n.remoteAsked, n.askedRefill = true, true
 		n.reason = why
+	}
+}
+
+// errReplaced is why a disk that works is used no more.
+var errReplaced = errors.New("the user replaces the data disk")
+
+// sayMark tells the peer a fact.
+func (n *Node) sayMark(fact uint8) bool {
+	f := n.frameOf(wire.Mark)
+	f.Flags = fact
+	return n.s.conn.Send(f)
+}
+
+// takeBack tells a peer that noted a need which this side then did not act upon: the session ended
+// before its answer came.
+func (n *Node) takeBack() {
+	if n.noted && n.s.up && !n.remoteAsked {
+		n.noted = !n.sayMark(wire.FactRefilled)
 	}
 }
 
@@ -50,20 +79,27 @@ func (n *Node) mark(f *wire.Frame) {
 	}
 	switch f.Flags {
 	case wire.FactRefill:
-		t := n.log.Update(func(s *seglog.Super) { s.Marks |= seglog.PeerNeedsRefill })
-		if err := n.log.Sync(t, n.o.Drive); err != nil {
-			n.s.lost(err)
-			return
-		}
-		r := n.frameOf(wire.MarkDone)
-		r.Flags = f.Flags
-		n.s.conn.Send(r)
+		n.note(f.Flags, func(s *seglog.Super) { s.Marks |= seglog.PeerNeedsRefill })
 		n.event("peer", "has its own disk", "needs a refill", "it lost its disk or log and relies on this copy")
+	case wire.FactRefilled:
+		n.note(f.Flags, func(s *seglog.Super) { s.Marks &^= seglog.PeerNeedsRefill })
+		n.event("peer", "needs a refill", "has its own disk", "")
 	case wire.FactEnd:
 		n.rx.declare(f.Durable)
 		n.rx.ending = true
 		n.cache.DestageAll(true)
 	}
+}
+
+// note makes a fact of the primary's durable and answers.
+func (n *Node) note(fact uint8, change func(s *seglog.Super)) {
+	if err := n.log.Sync(n.log.Update(change), n.o.Drive); err != nil {
+		n.s.lost(err)
+		return
+	}
+	r := n.frameOf(wire.MarkDone)
+	r.Flags = fact
+	n.s.conn.Send(r)
 }
 
 func (n *Node) markDone(f *wire.Frame) {
@@ -72,21 +108,45 @@ func (n *Node) markDone(f *wire.Frame) {
 		if n.remoteAsked {
 			n.goRemote()
 		}
+	case wire.FactRefilled:
+		n.fill.gone, n.askedRefill = n.fill.asked, n.remoteAsked
 	case wire.FactEnd:
 		n.drained = true
 	}
 }
 
 func (n *Node) goRemote() {
-	n.remoteMode, n.remoteAsked = true, false
+	n.remoteMode, n.remoteAsked, n.askedRefill, n.noted = true, false, false, false
+	n.fill.asked, n.fill.gone = false, false
 	n.event("volume", n.state, "remote", n.reason)
+	data, _ := n.cache.Lost()
+	if n.replace && data == nil {
+		n.cache.LoseData(errReplaced)
+	}
+	n.replace = false
 	n.cache.SetRemote(true)
 	n.cache.Doubt(false)
 	n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, n.ship.durable
+	n.refillOrLose()
 	if !n.ready {
 		n.ready = true
 		n.cache.Hold(false)
 		n.event("volume", "starting", "serving", "remote: the peer's copy is the volume")
+	}
+}
+
+// refillOrLose goes on with a refill that was interrupted; otherwise it says durably that the data
+// disk, if that is what was lost, is not good any more.
+func (n *Node) refillOrLose() {
+	data, _ := n.cache.Lost()
+	filling, upTo := n.cache.Filling()
+	switch {
+	case filling && data == nil:
+		if err := n.fill.start(upTo, 0); err != nil {
+			n.fill.fail(err)
+		}
+	case data != nil || n.cache.Data() == nil:
+		n.lostTicket = n.log.Update(needRefill)
 	}
 }
 
@@ -113,7 +173,11 @@ func (n *Node) remoteWait() int64 {
 // startLost is the start rule of a volume whose disk or log is missing: only with its peer.
 func (n *Node) startLost() {
 	if n.s.up && !n.s.tail && n.ship.durable >= n.log.Sealed() {
-		n.askRefill("the volume's own disk or log is missing")
+		why := "the volume's own disk or log is missing"
+		if err := firstErr(n.cache.Lost()); err != nil {
+			why = err.Error()
+		}
+		n.askRefill(why)
 	}
 }
 
@@ -131,10 +195,14 @@ func (s *session) startBlank() error {
 	}
 	err := n.cache.Reset(seglog.Point{LSN: p.Last.LSN + 1, PrevHash: p.Last.Hash}, func(x *seglog.Super) {
 		x.Term = seglog.Term{Number: p.Term.Number, ID: p.Term.ID}
+		if n := int64(p.MaxSegment); n >= 1024 {
+			x.MaxSegmentBytes = min(x.MaxSegmentBytes, n) // what the log that is missing made, the peer's takes
+		}
 	}, n.o.Drive)
 	if err != nil {
 		return fmt.Errorf("take the end of the peer's chain: %w", err)
 	}
+	n.cache.LoseData(errors.New("the log is missing, and with it what the data disk lacks"))
 	s.know(p.Last)
 	return s.decide()
 }

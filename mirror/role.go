@@ -37,7 +37,9 @@ func (n *Node) Demote() (ticket uint64, err error) {
 }
 
 // AsDemoted turns a primary's superblock into that of a secondary which was one.
-func AsDemoted(s *seglog.Super) { s.Marks = s.Marks&seglog.Ahead | seglog.Demoted }
+func AsDemoted(s *seglog.Super) {
+	s.Marks = s.Marks&(seglog.Ahead|seglog.NeedsRefill) | seglog.Demoted
+}
 
 // Missing is what a promoted copy may lack of what the lost primary had.
 type Missing struct {

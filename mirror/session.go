@@ -61,7 +61,7 @@ func (s *session) kick() int64 {
 			s.heard = now // frames wait for room here: it is not the peer that is silent
 		}
 		if now-s.heard > n.o.Timing.PeerDead {
-			s.lost(fmt.Errorf("nothing heard for %d s", n.o.Timing.PeerDead/second))
+			s.lost(fmt.Errorf("nothing heard for %s", seconds(n.o.Timing.PeerDead)))
 		} else {
 			wake := s.heard + n.o.Timing.PeerDead + 1
 			if s.up {
@@ -107,7 +107,8 @@ func (n *Node) myHello() wire.HelloMsg {
 		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
 		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
 	h.Discard = n.o.Discard && !n.primary
-	h.New = !n.primary && sup.Volume == seglog.UUID{}
+	// A disk that missed writes which no log here has is as good as a new one.
+	h.New = !n.primary && (sup.Volume == seglog.UUID{} || sup.Marks&seglog.NeedsRefill != 0)
 	h.First.LSN = n.oldest()
 	h.First.Hash, _ = n.log.Hash(h.First.LSN - 1)
 	h.Last.LSN = n.log.Sealed()
@@ -217,12 +218,13 @@ func (s *session) gotHello(f *wire.Frame) error {
 	}
 	s.view = View{Me: n.myHello(), Peer: h}
 	if seglog.Marks(h.Marks)&seglog.PeerNeedsRefill != 0 && !n.remoteMode {
-		// This side's disk or log missed writes, whatever it looks like now.
-		if n.ready {
+		// This side's disk or log missed writes, whatever it looks like now; unless it has only just
+		// asked for that note, and the session ended before the answer.
+		if n.noted = n.ready && n.askedRefill; n.ready && !n.noted {
 			n.fence("the peer notes that this side's disk missed writes")
 			return errors.New("this side needs a refill")
 		}
-		if !n.o.Lost {
+		if !n.ready && !n.o.Lost {
 			n.o.Lost = true
 			n.cache.LoseData(errors.New("the disk missed writes while the peer stood in for it"))
 			n.event("volume", "starting", "remote", "the peer notes that this side's disk needs a refill")
@@ -272,7 +274,7 @@ func (s *session) gotProbe(f *wire.Frame) error {
 // decide is the primary's: it follows the pure rule and tells the peer.
 func (s *session) decide() error {
 	n := s.n
-	s.view.Me = n.myHello()
+	s.view.Me, s.view.NoDisk = n.myHello(), n.remoteMode || n.o.Lost
 	s.mapView()
 	v, reason := decide(s.view)
 	old := "connecting"
@@ -316,7 +318,7 @@ func (s *session) decide() error {
 			return err
 		}
 		if n.log.Dirty().Active() {
-			n.clearing = n.log.Dirty().End() // all that it says lies before the peer's end
+			n.mapEnds() // all that it says lies before the peer's end
 		}
 	}
 	s.tell(d)
@@ -325,6 +327,7 @@ func (s *session) decide() error {
 	s.sessions++
 	n.event("session", old, "up: "+v.String(), reason)
 	if v != TakesTail {
+		n.lag.up(v, reason)
 		n.sessionUp(v)
 	}
 	return nil
@@ -337,6 +340,17 @@ func (s *session) mapView() {
 	follows := d.Active() && s.view.Known && s.view.Common == p.Last.LSN && at > 0 && p.Last.LSN >= at
 	s.view.MapGood = d.Knows(p.Last.LSN, p.Last.Hash) || follows
 	s.view.CanResume = follows && off > 0
+	s.view.Clean = s.n.clean(p)
+}
+
+// clean reports whether a new peer lacks only what log or map here say: the user takes its disk for equal.
+func (n *Node) clean(p *wire.HelloMsg) bool {
+	m := n.marks() & (seglog.AssumedClean | seglog.PeerNeedsFullSync)
+	if m != seglog.AssumedClean || !p.New || p.Volume != (seglog.UUID{}) {
+		return false
+	}
+	h, _ := n.log.Hash(0)
+	return n.log.Dirty().Knows(0, h) || !n.log.Dirty().Active() && n.oldest() == 1
 }
 
 func (s *session) tell(d wire.DecisionMsg) {

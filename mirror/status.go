@@ -23,12 +23,13 @@ type Status struct {
 	Sealed, Durable, Destaged        seglog.LSN
 	Shipped, Received, RemoteDurable seglog.LSN
 	LagSegments                      uint64
-	LagBytes                         int64 // that the peer lacks, at most: of log, and of what the dirty map says
-	LagNanos                         int64 // age of the oldest segment that it lacks
 	RoundTripNanos                   int64
 	SinceNanos                       int64 // since the session came up or was lost
 	PeerReads                        uint64
 	SyncDone, SyncTotal              int64
+	CatchUp                          CatchUp
+	RefillDone, RefillTotal          int64 // of a new data disk; 0, 0: none is being filled
+	HeartbeatNanos, PeerDeadNanos    int64
 	RateLimit                        int64  // bytes per second; 0: none
 	SentBytes, RawBytes              uint64 // of data frames, as they went and before they were packed
 	Compress, Compressing            bool   // asked for; and the peer can take it
@@ -47,7 +48,9 @@ func (s *Status) Degraded() bool {
 }
 
 // Inconsistent reports whether this copy must not be used.
-func (s *Status) Inconsistent() bool { return s.Marks&seglog.Inconsistent != 0 }
+func (s *Status) Inconsistent() bool {
+	return s.Marks&seglog.Inconsistent != 0 || !s.Primary && s.Marks&seglog.NeedsRefill != 0
+}
 
 // States, in words.
 const (
@@ -115,7 +118,7 @@ func (n *Node) word() (state, why string) {
 	case n.suspended:
 		return StateSuspended, "the peer is away or behind, and writes wait (on-disconnect=suspend): " + n.s.lastErr
 	case n.s.up && n.full.active:
-		return StateFullSync, "the peer gets everything anew"
+		return StateFullSync, n.lag.way
 	case n.inSync():
 		return StateInSync, "the peer is level"
 	case n.s.up:
@@ -128,6 +131,8 @@ func (n *Node) secondaryWord() (state, why string) {
 	switch {
 	case n.rx.syncing:
 		return StateFullSync, "this copy is being made"
+	case n.marks()&seglog.NeedsRefill != 0:
+		return StateIncomplete, "the disk missed writes while this side was the primary"
 	case n.marks()&seglog.Inconsistent != 0 && n.log.Super().Volume != (seglog.UUID{}):
 		return StateIncomplete, "a full sync did not finish"
 	case n.s.up:
@@ -143,27 +148,19 @@ func (n *Node) Status() Status {
 		Sealed: n.log.Sealed(), Durable: n.log.Durable(), Shipped: n.ship.to, Received: n.ship.received, RemoteDurable: n.ship.durable, RoundTripNanos: n.s.rtt,
 		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent, RawBytes: n.rawBytes,
 		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}
-	s.Destaged = s.Cache.Destaged
+	s.Destaged, s.HeartbeatNanos, s.PeerDeadNanos = s.Cache.Destaged, n.o.Timing.Heartbeat, n.o.Timing.PeerDead
+	s.CatchUp = n.lag.catchUp()
+	if n.fill.active {
+		s.RefillDone, s.RefillTotal = n.fill.at, n.cache.Info().SizeBytes
+	}
 	if n.s.conn != nil {
 		s.Peer = n.s.conn.Peer()
 	}
 	if n.primary && n.hasPeer() && s.Sealed > s.RemoteDurable {
-		s.LagSegments, s.LagNanos = s.Sealed-s.RemoteDurable, n.late.nanos(n.now.Mono, s.RemoteDurable)
-		s.LagBytes = n.lagBytes(s.RemoteDurable)
-	}
-	if d := n.log.Dirty(); n.primary && d.Active() {
-		s.LagBytes += d.Bytes()
+		s.LagSegments = s.Sealed - s.RemoteDurable
 	}
 	if n.full.active {
 		s.SyncDone, s.SyncTotal = n.full.next, n.cache.Info().SizeBytes
 	}
 	return s
-}
-
-// lagBytes is how much of the log lies behind lsn, as far as it is there.
-func (n *Node) lagBytes(lsn seglog.LSN) int64 {
-	if s, ok := n.log.Lookup(max(lsn+1, n.log.First())); ok {
-		return int64(n.log.Head() - s.Pos)
-	}
-	return 0
 }

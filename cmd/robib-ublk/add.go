@@ -34,6 +34,8 @@ type making struct {
 	LowWater   int    `help:"Fill of the log in per cent from which destage does not wait for an idle disk (default 50)." placeholder:"PERCENT"`
 	HighWater  int    `help:"Fill from which destage works all the time and writes are admitted as fast as space comes back (default 80)." placeholder:"PERCENT"`
 	Metrics    string `help:"Serve the volume's metrics to Prometheus there: HTTP without a password, so choose an address that only those can reach who may see them. Off by default." placeholder:"[HOST]:PORT|OFF"`
+	Heartbeat  string `help:"How often the peer is asked whether it is there, 100ms to 60s (default 1s)." placeholder:"DURATION"`
+	PeerDead   string `help:"Silence after which the peer counts as dead, at least three heartbeats, at most 10m (default 5s)." placeholder:"DURATION"`
 }
 
 func (m *making) request(role volume.Role) (volume.Request, error) {
@@ -45,6 +47,19 @@ func (m *making) request(role volume.Role) (volume.Request, error) {
 		return q, volume.Usagef("--ram %d: 1 to 4096 MiB", m.RAM)
 	}
 	q.Settings = volume.Settings{Ordered: m.Ordered, LowWater: m.LowWater, HighWater: m.HighWater, RAMBytes: m.RAM << 20}
+	for _, w := range []struct {
+		flag, text string
+		millis     *int64
+	}{{"heartbeat", m.Heartbeat, &q.Heartbeat}, {"peer-dead", m.PeerDead, &q.PeerDead}} {
+		if w.text == "" {
+			continue
+		}
+		n, err := volume.ParseWait(w.text)
+		if err != nil {
+			return q, volume.Usagef("--%s %v", w.flag, err)
+		}
+		*w.millis = n
+	}
 	if m.Encrypt != "" {
 		off := m.Encrypt == "off"
 		q.Plain = &off
@@ -75,6 +90,7 @@ type AddCmd struct {
 	Bypass       *int   `help:"MiB of a sequential run after which further writes go straight to the disk, when there is no peer; 0: never (default 4, and never on a disk with an arm)." placeholder:"MIB"`
 	Queues       int    `help:"Hardware queues of the device, 1 to 8, and no more than CPUs (default 1)." placeholder:"N"`
 	WriteCache   *bool  `negatable:"" help:"Acknowledge writes from RAM, as a disk with a volatile cache does: they are safe once flushed. A killed server loses none of them, a power cut what was not flushed."`
+	AssumeClean  bool   `help:"Copy nothing to a new peer: its disk is known to hold the same bytes as this one now. Nothing is compared."`
 	DegradedOK   bool   `name:"degraded-ok" help:"Begin although the peer cannot be reached."`
 	StartAlone   bool   `help:"Serve although the peer cannot be asked whether it has newer writes."`
 }
@@ -113,6 +129,9 @@ func (a *AddCmd) Run(cli *CLI) error {
 		}
 		q.Compress = &c
 	}
+	if a.AssumeClean && a.Remote == "" {
+		return volume.Usagef("--assume-clean is about the peer's disk: it needs --remote")
+	}
 	if a.Pair != "" && a.Remote == "" {
 		return volume.Usagef("--pair needs --remote")
 	}
@@ -130,7 +149,7 @@ func (a *AddCmd) Run(cli *CLI) error {
 		}
 		q.BypassMiB = &n
 	}
-	q.Queues = a.Queues
+	q.Queues, q.AssumeClean = a.Queues, a.AssumeClean
 	q.Remote, q.DeviceID, q.DegradedOK, q.WriteCache = a.Remote, a.ID, a.DegradedOK, a.WriteCache
 	if err := needRoot(); err != nil {
 		return err

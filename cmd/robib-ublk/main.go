@@ -24,17 +24,18 @@ type CLI struct {
 	JSON   bool `short:"j" help:"Print one JSON document."`
 	Pretty bool `short:"p" help:"Print JSON that is indented."`
 
-	Add     AddCmd     `cmd:"" help:"Make a disk a volume and its block device, or reopen a known volume."`
-	Serve   ServeCmd   `cmd:"" help:"Hold the second copy of a volume: wait for its primary and follow it."`
-	List    ListCmd    `cmd:"" help:"List the volumes of this machine."`
-	Status  StatusCmd  `cmd:"" help:"Show volumes: role, state and why, positions. Exits 3 when degraded, 4 when inconsistent."`
-	Stop    StopCmd    `cmd:"" help:"Take a volume's device away at once and keep its log; add brings it back."`
-	Del     DelCmd     `cmd:"" help:"End a volume: bring the peer level, empty the log into the disk, forget it. The disk then mounts without us."`
-	Set     SetCmd     `cmd:"" help:"Change a volume's settings while it serves, for example mode=async; without settings show them."`
-	Destage DestageCmd `cmd:"" help:"Empty a volume's log into its disk now; writes go on meanwhile."`
-	Recover RecoverCmd `cmd:"" help:"Start a new server under a device whose server and supervisor are both gone."`
-	Promote PromoteCmd `cmd:"" help:"Make this secondary the primary: its block device appears here."`
-	Demote  DemoteCmd  `cmd:"" help:"Make this primary a secondary: its device goes, the peer is brought level and can be promoted."`
+	Add         AddCmd         `cmd:"" help:"Make a disk a volume and its block device, or reopen a known volume."`
+	Serve       ServeCmd       `cmd:"" help:"Hold the second copy of a volume: wait for its primary and follow it."`
+	List        ListCmd        `cmd:"" help:"List the volumes of this machine."`
+	Status      StatusCmd      `cmd:"" help:"Show volumes: role, state and why, positions. Exits 3 when degraded, 4 when inconsistent."`
+	Stop        StopCmd        `cmd:"" help:"Take a volume's device away at once and keep its log; add brings it back."`
+	Del         DelCmd         `cmd:"" help:"End a volume: bring the peer level, empty the log into the disk, forget it. The disk then mounts without us."`
+	Set         SetCmd         `cmd:"" help:"Change a volume's settings while it serves, for example mode=async; without settings show them."`
+	Destage     DestageCmd     `cmd:"" help:"Empty a volume's log into its disk now; writes go on meanwhile."`
+	ReplaceDisk ReplaceDiskCmd `cmd:"" help:"Put another disk in the data disk's place while the volume is in use: the peer stands in and fills it."`
+	Recover     RecoverCmd     `cmd:"" help:"Start a new server under a device whose server and supervisor are both gone."`
+	Promote     PromoteCmd     `cmd:"" help:"Make this secondary the primary: its block device appears here."`
+	Demote      DemoteCmd      `cmd:"" help:"Make this primary a secondary: its device goes, the peer is brought level and can be promoted."`
 
 	Latency  LatencyCmd  `cmd:"" help:"Where the time of each request goes."`
 	Metrics  MetricsCmd  `cmd:"" help:"What goes with add --metrics."`

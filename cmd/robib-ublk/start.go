@@ -46,6 +46,15 @@ func (s *serving) args(reattach bool) []string {
 	return a
 }
 
+// spec is what the supervisor runs with the files that it was given.
+func (s *serving) spec(c *volume.Config, in supervise.Inherited) supervise.Spec {
+	return supervise.Spec{Name: s.Name, Exe: self(), Args: s.args(false), Reattach: s.args(true), Disk: in.Disk, Log: in.Log, Ready: in.Ready, Logf: logf, Stderr: os.Stderr,
+		Another: func(disk, log *os.File) (*os.File, *os.File) {
+			c, disk, log = volume.Reopen(c, disk, log, logf)
+			return disk, log
+		}}
+}
+
 // start runs the supervisor, here or in the background, and shows what the server reports.
 func start(cli *CLI, p *volume.Prepared, s serving, foreground bool) error {
 	s.Name, s.New = p.Config.Name, p.New
@@ -85,7 +94,7 @@ func launch(cli *CLI, p *volume.Prepared, s serving, foreground bool) error {
 		go show()
 		ctx, stop := interrupted()
 		defer stop()
-		err := supervise.Run(ctx, supervise.Spec{Name: s.Name, Exe: self(), Args: s.args(false), Reattach: s.args(true), Disk: p.Disk, Log: p.Log, Ready: w, Logf: logf, Stderr: os.Stderr})
+		err := supervise.Run(ctx, s.spec(p.Config, supervise.Inherited{Disk: p.Disk, Log: p.Log, Ready: w}))
 		return errors.Join(err, <-shown)
 	}
 	cmd, err := background(s)
@@ -171,7 +180,11 @@ func (s *superviseCmd) Run(*CLI) error {
 	}
 	ctx, stop := interrupted()
 	defer stop()
-	err = supervise.Run(ctx, supervise.Spec{Name: s.Name, Exe: self(), Args: s.args(false), Reattach: s.args(true), Disk: in.Disk, Log: in.Log, Ready: in.Ready, Logf: logf, Stderr: os.Stderr})
+	c, err := volume.LoadConfig(s.Name)
+	if err != nil {
+		return err
+	}
+	err = supervise.Run(ctx, s.spec(c, in))
 	if err != nil {
 		logf("%v", err)
 	}

@@ -96,6 +96,25 @@ func statuses(name string) ([]volume.Status, error) {
 	return all, nil
 }
 
+// printCatchUp shows how far the peer is behind, unless it lacks only what is under way.
+func printCatchUp(row func(key, format string, args ...any), s *volume.Status) {
+	if s.CatchUpReason == "" {
+		return
+	}
+	row("catch_up", "%s", s.CatchUpReason)
+	text := fmt.Sprintf("%s, %.1f s", volume.Bytes(s.BacklogBytes), s.BacklogSeconds)
+	if s.Connected {
+		text += fmt.Sprintf("; %s/s shipped, %s/s written", volume.Bytes(int64(s.ShipRate)), volume.Bytes(int64(s.WriteRate)))
+	}
+	switch {
+	case s.CannotKeepUp:
+		text += "; CANNOT KEEP UP: writes come faster than they are shipped"
+	case s.CatchUpSeconds != nil:
+		text += fmt.Sprintf("; level in %.0f s", *s.CatchUpSeconds)
+	}
+	row("backlog", "%s", text)
+}
+
 func printStatus(w io.Writer, s *volume.Status) {
 	id := "-"
 	if s.DeviceID >= 0 {
@@ -131,7 +150,7 @@ func printStatus(w io.Writer, s *volume.Status) {
 		if !s.Encrypted {
 			row("encryption", "OFF: what is written crosses the network in the clear (--encrypt=off)")
 		}
-		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %.0f s, dead after %.0f s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
+		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %g s, dead after %g s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
 		limit := "no limit"
 		if s.RateLimit > 0 {
 			limit = "at most " + volume.Bytes(s.RateLimit) + "/s"
@@ -144,6 +163,10 @@ func printStatus(w io.Writer, s *volume.Status) {
 		if s.LastError != "" && !s.Connected {
 			row("last_error", "%s", s.LastError)
 		}
+	}
+	printCatchUp(row, s)
+	if s.RefillTotal > 0 {
+		row("refill", "%.0f %%: %s of %s are on the new disk", float64(s.RefillBytes)*100/float64(s.RefillTotal), volume.Bytes(s.RefillBytes), volume.Bytes(s.RefillTotal))
 	}
 	if s.SyncPercent > 0 {
 		row("full_sync", "%.0f %%", s.SyncPercent)
@@ -163,7 +186,7 @@ func printStatus(w io.Writer, s *volume.Status) {
 	row("reads", "%.0f %% not from the disk: RAM %d, log %d, zeros %d, disk %d, peer %d", s.HitPercent, s.ReadRAM, s.ReadLog, s.ReadZero, s.ReadDisk, s.PeerReads)
 	row("lsn", "sealed %d, durable %d, destaged %d", s.Sealed, s.Durable, s.Destaged)
 	if s.Role == "primary" && (s.Remote != "" || s.Listen != "") {
-		row("peer_lsn", "shipped %d, received %d, durable %d, lag %d segments, at most %s, %.1f s", s.Shipped, s.Received, s.RemoteDurable, s.LagSegments, volume.Bytes(s.LagBytes), s.LagSeconds)
+		row("peer_lsn", "shipped %d, received %d, durable %d, lag %d segments", s.Shipped, s.Received, s.RemoteDurable, s.LagSegments)
 		row("peer_reads", "%d served by the peer", s.PeerReads)
 	}
 	if s.Latency != "" {

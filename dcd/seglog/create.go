@@ -59,6 +59,25 @@ func Create(dev blk.Device, s Super, drive blk.Drive) error {
 	if err := zero(dev, s.RingOffset, s.RingBytes, buf, drive); err != nil {
 		return fmt.Errorf("seglog: clear the ring: %w", err)
 	}
+	return writeSupers(dev, s, buf, drive)
+}
+
+// Begin gives a log that Create has just made another beginning: the ring, which takes long to clear,
+// stays as it is. s is as it was for Create but for where the chain goes on, and what the marks say.
+func Begin(dev blk.Device, s Super, drive blk.Drive) error {
+	i := dev.Info()
+	if err := Layout(&s, i.SizeBytes, max(i.PhysicalBytes, i.LogicalBytes)); err != nil {
+		return err
+	}
+	buf, err := blk.Alloc(slotBytes)
+	if err != nil {
+		return err
+	}
+	defer blk.Free(buf)
+	return writeSupers(dev, s, buf, drive)
+}
+
+func writeSupers(dev blk.Device, s Super, buf []byte, drive blk.Drive) error {
 	for slot := range int64(2) {
 		s.Seq = uint64(slot) + 1
 		encodeSuper(buf, &s)

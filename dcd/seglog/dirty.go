@@ -119,17 +119,20 @@ func pageSum(p []byte) uint32 {
 	return crc32.Update(crc32.Update(0, crcTab, p[:4]), crcTab, p[8:])
 }
 
-// count finds n again; bits behind the volume's end do not count.
-func (d *Dirty) count() {
-	d.n = 0
-	for b := int64(0); b < d.bits; b += 8 {
+// count finds n again.
+func (d *Dirty) count() { d.n = d.from(0) }
+
+// from is how many bits are set from b on; bits behind the volume's end do not count.
+func (d *Dirty) from(b int64) (n int64) {
+	for ; b < d.bits; b += 8 - b%8 {
 		i, _ := at(b)
-		x := d.mem[i]
+		x := d.mem[i] >> (b % 8)
 		if left := d.bits - b; left < 8 {
 			x &= 1<<left - 1
 		}
-		d.n += int64(bits.OnesCount8(x))
+		n += int64(bits.OnesCount8(x))
 	}
+	return n
 }
 
 // at is where bit b lies in mem.
@@ -239,6 +242,9 @@ func (d *Dirty) MarkAll() {
 
 // Bytes is how much of the volume is dirty, in whole units.
 func (d *Dirty) Bytes() int64 { return d.n * d.unit }
+
+// BytesFrom is how much of it lies at or after off.
+func (d *Dirty) BytesFrom(off int64) int64 { return d.from(off/d.unit) * d.unit }
 
 // Next is the first dirty range at or after off, no longer than limit; n is 0 when there is none.
 func (d *Dirty) Next(off, limit int64) (from, n int64) {

@@ -30,11 +30,14 @@ const Zeroes = 1
 // Bypasses is the incompat bit of a log that may hold Bypass records.
 const Bypasses = 2
 
+// Refills is the incompat bit of a log whose data disk is being filled: see NeedsRefill.
+const Refills = 4
+
 // Feature bits of this version, by name. An unknown incompat bit is refused, an unknown
 // ro-compat bit is refused for writing, an unknown compat bit is ignored.
 const (
 	knownROCompat = 0
-	knownIncompat = Zeroes | Bypasses
+	knownIncompat = Zeroes | Bypasses | Refills
 )
 
 // Marks are facts that must survive: each is durable before anything relies on it.
@@ -51,9 +54,11 @@ const (
 	Ended                               // del ended the chain; the data disk holds everything
 	DirtyMap                            // what the peer lacks beside the log is in the dirty map
 	Demoted                             // a primary that became a secondary: nobody but itself declared its newest segments durable
+	NeedsRefill                         // the data disk here missed writes that this log does not have any more: see Refilled
+	AssumedClean                        // the user says that a new peer's disk holds what this one held before the first segment
 )
 
-var markNames = []string{"has peer", "degraded", "ahead", "peer needs refill", "peer needs full sync", "inconsistent", "ended", "dirty map", "demoted"}
+var markNames = []string{"has peer", "degraded", "ahead", "peer needs refill", "peer needs full sync", "inconsistent", "ended", "dirty map", "demoted", "needs refill", "assumed clean"}
 
 func (m Marks) String() string {
 	var s []string
@@ -97,6 +102,7 @@ type Super struct {
 	SumPos                     Pos    // of the first summary page that recovery needs, in the checkpoint area
 	DirtyEpoch                 uint64 // pages of the dirty map with another one say nothing
 	SumEpoch                   uint64 // pages of another epoch name segments that were cut
+	Refilled                   int64  // with NeedsRefill: bytes of a new data disk, from its beginning, that are good; negative: no refill has begun
 
 	// Fingerprint holds, for each sector of the disk's first and last 128 KiB, a hash of what
 	// it held when everything before Start was destaged; 0: not known.
@@ -160,6 +166,7 @@ func encodeSuper(b []byte, s *Super) {
 	le.PutUint64(p[idBytes:], s.SumPos)
 	le.PutUint64(p[idBytes+8:], s.SumEpoch)
 	le.PutUint64(p[idBytes+16:], s.DirtyEpoch)
+	le.PutUint64(p[idBytes+24:], uint64(s.Refilled))
 	for i, v := range s.Fingerprint {
 		le.PutUint64(b[printOffset+8*i:], v)
 	}
@@ -198,6 +205,7 @@ func decodeSuper(b []byte) (*Super, error) {
 	s.Marks, s.Declared, s.Base = Marks(u64()), u64(), u64()
 	s.CheckpointOffset, s.CheckpointBytes, s.DirtyOffset, s.DirtyBytes = i64(), i64(), i64(), i64()
 	s.SumPos, s.SumEpoch, s.DirtyEpoch = le.Uint64(p[idBytes:]), le.Uint64(p[idBytes+8:]), le.Uint64(p[idBytes+16:])
+	s.Refilled = int64(le.Uint64(p[idBytes+24:]))
 	s.DiskIdentity = string(bytes.TrimRight(p[:idBytes], "\x00"))
 	for i := range s.Fingerprint {
 		s.Fingerprint[i] = le.Uint64(b[printOffset+8*i:])

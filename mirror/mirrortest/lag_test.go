@@ -13,8 +13,8 @@ func TestLag(t *testing.T) {
 	status := func() mirror.Status { return p.M[0].Node.Status() }
 	p.until("the first full sync", func() bool { return p.state(0) == mirror.StateInSync })
 	p.until("the peer is level", func() bool { return status().LagSegments == 0 })
-	if s := status(); s.LagBytes != 0 || s.LagNanos != 0 {
-		t.Errorf("level, but %d bytes and %d ns behind", s.LagBytes, s.LagNanos)
+	if s := status(); s.CatchUp.BacklogBytes != 0 || s.CatchUp.BacklogNanos != 0 {
+		t.Errorf("level, but %d bytes and %d ns behind", s.CatchUp.BacklogBytes, s.CatchUp.BacklogNanos)
 	}
 	p.Net.Cut = [2]bool{true, true}
 	p.until("the session ends", func() bool { return !status().Connected })
@@ -22,12 +22,12 @@ func TestLag(t *testing.T) {
 	p.Load.Left = 100
 	p.until("the load ends", func() bool { return p.Load.Done() })
 	s := status()
-	if wrote := int64(s.Cache.WrittenBytes - before); wrote == 0 || s.LagBytes < wrote || s.LagNanos <= 0 || s.LagSegments == 0 {
-		t.Errorf("wrote %d bytes: %d bytes, %d ns, %d segments behind", wrote, s.LagBytes, s.LagNanos, s.LagSegments)
+	if wrote := int64(s.Cache.WrittenBytes - before); wrote == 0 || s.CatchUp.BacklogBytes < wrote || s.CatchUp.BacklogNanos <= 0 || s.LagSegments == 0 {
+		t.Errorf("wrote %d bytes: %d bytes, %d ns, %d segments behind", wrote, s.CatchUp.BacklogBytes, s.CatchUp.BacklogNanos, s.LagSegments)
 	}
 	p.Net.Cut = [2]bool{}
 	p.until("the peer is level", func() bool { return status().LagSegments == 0 && p.state(0) == mirror.StateInSync })
-	if s := status(); s.LagBytes != 0 || s.LagNanos != 0 {
-		t.Errorf("level again, but %d bytes and %d ns behind", s.LagBytes, s.LagNanos)
+	if s := status(); s.CatchUp.BacklogBytes != 0 || s.CatchUp.BacklogNanos != 0 {
+		t.Errorf("level again, but %d bytes and %d ns behind", s.CatchUp.BacklogBytes, s.CatchUp.BacklogNanos)
 	}
 }

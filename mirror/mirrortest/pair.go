@@ -23,6 +23,7 @@ type Machine struct {
 	Node      *mirror.Node
 	Cache     *dcd.Cache
 	Primary   bool
+	Gone      bool // the data disk: it cannot be opened
 	wake      int64
 }
 
@@ -36,7 +37,9 @@ type Pair struct {
 	Load   *blktest.Workload
 	Fail   func(format string, args ...any)
 	Events []string
-	Tune   func(*mirror.Options) // of each life of a node, if set
+
+	ErrorsOK bool                  // of the client's requests, in lives to come
+	Tune     func(*mirror.Options) // of each life of a node, if set
 
 	sealed map[seglog.LSN][]rec // what the primary sealed, for the order of writes
 	last   seglog.LSN
@@ -55,6 +58,15 @@ func NewPair(seed uint64, mode mirror.Mode, fail func(string, ...any)) *Pair {
 
 // NewTunedPair is NewPair with options changed by tune.
 func NewTunedPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options)) *Pair {
+	return newPair(seed, mode, fail, tune, seglog.PeerNeedsFullSync)
+}
+
+// NewCleanPair is NewTunedPair where the secondary's disk is taken for equal: it gets what is written.
+func NewCleanPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options)) *Pair {
+	return newPair(seed, mode, fail, tune, seglog.AssumedClean)
+}
+
+func newPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options), mark seglog.Marks) *Pair {
 	w := blktest.NewWorld(seed)
 	p := &Pair{W: w, Net: NewNet(w, 300_000), Mode: mode, Oracle: blktest.NewOracle(DiskBytes), Fail: fail, Tune: tune, sealed: map[seglog.LSN][]rec{}}
 	for i := range p.M {
@@ -64,7 +76,7 @@ func NewTunedPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune
 		s := seglog.Super{Log: seglog.UUID{byte(i)}, DiskBytes: DiskBytes, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
 		if m.Primary {
 			s.Volume, s.Term = seglog.UUID{9}, seglog.Term{Number: 1, ID: 5}
-			s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead | seglog.PeerNeedsFullSync
+			s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead | mark
 		}
 		if err := seglog.Create(m.Log, s, w.Drive); err != nil {
 			fail("create: %v", err)
@@ -77,12 +89,16 @@ func NewTunedPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune
 // Start starts machine i's node from its disks.
 func (p *Pair) Start(i int) {
 	m := p.M[i]
-	c, err := dcd.Open(dcd.Options{Data: m.Data, Log: m.Log, Incarnation: p.W.Rand.Uint64(), DestageBytes: 32 << 10, IdleNanos: 300_000, Follow: !m.Primary}, p.W.Drive)
+	var data blk.Device
+	if !m.Gone {
+		data = m.Data
+	}
+	c, err := dcd.Open(dcd.Options{Data: data, Log: m.Log, Incarnation: p.W.Rand.Uint64(), DestageBytes: 32 << 10, IdleNanos: 300_000, Follow: !m.Primary}, p.W.Drive)
 	if err != nil {
 		p.Fail("machine %d: open: %v", i, err)
 		return
 	}
-	o := mirror.Options{Cache: c, Net: p.Net.Start(i), Primary: m.Primary, Mode: p.Mode, Drive: p.W.Drive, Random: p.W.Rand.Uint64,
+	o := mirror.Options{Cache: c, Net: p.Net.Start(i), Primary: m.Primary, Lost: m.Gone, Mode: p.Mode, Drive: p.W.Drive, Random: p.W.Rand.Uint64,
 		Event: func(e mirror.Event) {
 			p.Events = append(p.Events, fmt.Sprintf("%d: %d %s %s→%s %s", p.W.Now, i, e.What, e.Old, e.New, e.Reason))
 		},
@@ -103,6 +119,7 @@ func (p *Pair) Start(i int) {
 		p.last = c.Log().Sealed()
 		p.Load = blktest.NewWorkload(p.W, blktest.NewCheck(n.Device(), p.Fail), p.Oracle, 8, p.Fail)
 		p.Load.MaxBytes = 6 << 10
+		p.Load.ErrorsOK = p.ErrorsOK
 		p.Load.Discards, p.Load.Zeroes, p.Load.MaxZero = 3, 2, 64<<10
 	}
 }

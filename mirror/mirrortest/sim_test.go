@@ -83,7 +83,7 @@ func (p *Pair) disturb() {
 		p.Mode = mirror.Mode(1 + p.W.Rand.IntN(3))
 		p.M[0].Node.SetMode(p.Mode)
 	}
-	switch p.W.Rand.IntN(8) {
+	switch p.W.Rand.IntN(11) {
 	case 0:
 		p.Net.Break()
 		turns(100)
@@ -104,6 +104,10 @@ func (p *Pair) disturb() {
 		p.Start(1)
 	case 6, 7:
 		p.fallOut()
+	case 8, 9:
+		p.replaceDisk()
+	case 10:
+		p.replaceLog()
 	}
 }
 
@@ -198,8 +202,14 @@ var tap func(from int, f *wire.Frame)
 // run runs one seed: load and disturbances, then either convergence or failover.
 func run(seed uint64, mode mirror.Mode) (p *Pair, err error) {
 	defer catch(seed, &p, &err)
-	p = NewTunedPair(seed, mode, fail, tune(seed))
-	p.Net.Tap = tap
+	if seed%5 == 3 {
+		p = NewCleanPair(seed, mode, fail, tune(seed))
+		p.Net.Tap = tap
+		p.beforeThePeer()
+	} else {
+		p = NewTunedPair(seed, mode, fail, tune(seed))
+		p.Net.Tap = tap
+	}
 	p.until("the first full sync", func() bool { return p.state(0) == mirror.StateInSync })
 	for range 1 + p.W.Rand.IntN(4) {
 		p.Load.Left = 40 + p.W.Rand.IntN(300)
@@ -214,6 +224,25 @@ func run(seed uint64, mode mirror.Mode) (p *Pair, err error) {
 		p.failover()
 	}
 	return p, nil
+}
+
+// beforeThePeer has the primary write, and crash, before it meets the secondary for the first time.
+func (p *Pair) beforeThePeer() {
+	p.Net.Cut = [2]bool{true, true}
+	for n := p.W.Rand.IntN(3000); n > 0; n-- {
+		p.Load.Left = max(p.Load.Left, 5)
+		p.Turn()
+		if p.W.Rand.IntN(1500) == 0 {
+			p.crashPrimary1(true)
+		}
+	}
+	p.Net.Cut = [2]bool{}
+	for p.W.Rand.IntN(3) == 0 {
+		for range p.W.Rand.IntN(200) {
+			p.Turn()
+		}
+		p.Net.Break()
+	}
 }
 
 // converge: faults stop, the volume gets in sync, is drained, and the disks are equal.
@@ -241,7 +270,7 @@ func (p *Pair) failover() {
 	for range p.W.Rand.IntN(400) {
 		p.Turn()
 	}
-	safe := p.M[0].Node.Status().Mode == mirror.Sync && p.Mode == mirror.Sync && p.state(0) == mirror.StateInSync
+	safe := p.M[0].Node.Status().Mode == mirror.Sync && p.Mode == mirror.Sync && (p.state(0) == mirror.StateInSync || p.state(0) == mirror.StateRemote)
 	p.Crash(0)
 	p.Load = nil
 	if p.W.Rand.IntN(2) == 0 {
@@ -283,7 +312,10 @@ func (p *Pair) failover() {
 }
 
 // regressions are seeds that once failed.
-var regressions = map[mirror.Mode][]uint64{mirror.Sync: {65, 241, 254, 596, 1385}, mirror.Async: {14, 119}, mirror.SemiSync: {227, 1180}}
+var regressions = map[mirror.Mode][]uint64{mirror.Sync: {8, 38, 65, 68, 241, 254, 496, 596, 1385}, mirror.Async: {4, 14, 119}, mirror.SemiSync: {227, 1180}}
+
+// fills are what a new data disk goes through; "resumed" is a refill that a crash interrupted.
+var fills = []string{"filled from the peer from byte 0 ", "remote→live", "replaces the data disk", "taken for equal", "serves with a new log"}
 
 func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {
@@ -303,6 +335,14 @@ func TestSimulation(t *testing.T) {
 						}
 					}
 				}
+				for _, w := range fills {
+					if strings.Contains(e, w) {
+						ways[w]++
+					}
+				}
+				if strings.Contains(e, "filled from the peer from byte ") && !strings.Contains(e, fills[0]) {
+					ways["resumed"]++
+				}
 			}
 			for _, m := range p.M {
 				if m.Node != nil {
@@ -321,9 +361,9 @@ func TestSimulation(t *testing.T) {
 			t.Fatalf("%v: seed 1 is not deterministic (%v)", mode, err)
 		}
 		t.Logf("%v: %d seeds, %d distinct histories, %d sessions in the last lives; %v", mode, n, len(seen), sessions, ways)
-		for _, w := range []string{"stream", "full sync", "map sync", "go on with the sync"} {
+		for _, w := range append([]string{"stream", "full sync", "map sync", "go on with the sync", "resumed"}, fills...) {
 			if ways[w] == 0 {
-				t.Errorf("%v: no session went on by a %s", mode, w)
+				t.Errorf("%v: never: %s", mode, w)
 			}
 		}
 	}

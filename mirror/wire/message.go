@@ -211,6 +211,7 @@ func ParseRange(b []byte, size int64) (r Range, data []byte, err error) {
 
 // Facts of a Mark, in Frame.Flags.
 const (
-	FactRefill uint8 = 1 // the sender lost its disk or log: this copy is the volume
-	FactEnd    uint8 = 2 // everything is declared and shall be destaged: the chain ends
+	FactRefill   uint8 = 1 // the sender lost its disk or log: this copy is the volume
+	FactEnd      uint8 = 2 // everything is declared and shall be destaged: the chain ends
+	FactRefilled uint8 = 3 // the sender does not need this copy any more
 )

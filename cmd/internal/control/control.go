@@ -39,8 +39,13 @@ type Handler interface {
 
 // Args are a command's arguments.
 type Args struct {
-	Force bool              `json:"force,omitempty"`
-	Set   map[string]string `json:"set,omitempty"` // settings to change, by name
+	Force     bool              `json:"force,omitempty"`
+	Set       map[string]string `json:"set,omitempty"` // settings to change, by name
+	Disk      string            `json:"disk,omitempty"`
+	Log       string            `json:"log,omitempty"`
+	LogBytes  int64             `json:"log_bytes,omitempty"`
+	CreateLog bool              `json:"create_log,omitempty"`
+	Overwrite bool              `json:"overwrite,omitempty"` // what is found there may be destroyed
 }
 
 // Line is one line of a command's answer: progress lines, then one with Done.

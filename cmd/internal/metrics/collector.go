@@ -29,9 +29,10 @@ var plain = []struct {
 	{"inconsistent", "1 while this copy must not be promoted.", gauge, func(s *Sample) float64 { return one(s.Node.Inconsistent()) }, nil},
 	{"term", "Number of the term that the volume is in; promote raises it.", gauge, func(s *Sample) float64 { return float64(s.Node.Term.Number) }, nil},
 
-	{"lag_bytes", "What the peer lacks, at most: of the log, and of what the dirty map says.", gauge, func(s *Sample) float64 { return float64(s.Node.LagBytes) }, leads},
+	{"lag_bytes", "What the peer lacks, at most: of the log, of what the dirty map says, and of a sync.", gauge, func(s *Sample) float64 { return float64(s.Node.CatchUp.BacklogBytes) }, leads},
 	{"lag_segments", "Log segments that are not durable at the peer.", gauge, func(s *Sample) float64 { return float64(s.Node.LagSegments) }, leads},
-	{"lag_seconds", "Age of the oldest write that is not durable at the peer.", gauge, func(s *Sample) float64 { return seconds(s.Node.LagNanos) }, leads},
+	{"lag_seconds", "Age of the oldest write that is not durable at the peer.", gauge, func(s *Sample) float64 { return seconds(s.Node.CatchUp.BacklogNanos) }, leads},
+	{"cannot_keep_up", "1 while writes come faster than the link and the peer take them.", gauge, func(s *Sample) float64 { return one(s.Node.CatchUp.CannotKeepUp) }, leads},
 	{"peer_round_trip_seconds", "Of the last heartbeat.", gauge, func(s *Sample) float64 { return seconds(s.Node.RoundTripNanos) }, connected},
 	{"sessions_total", "Sessions with the peer that were begun.", counter, func(s *Sample) float64 { return float64(s.Node.Sessions) }, paired},
 	{"sent_bytes_total", "Data sent to the peer, as it went.", counter, func(s *Sample) float64 { return float64(s.Node.SentBytes) }, paired},
@@ -39,6 +40,9 @@ var plain = []struct {
 	{"elided_zero_bytes_total", "Zeros that did not have to be sent.", counter, func(s *Sample) float64 { return float64(s.Node.Pack.ElidedBytes) }, paired},
 	{"resync_done_bytes", "How far the full or map sync under way is; 0 when there is none.", gauge, func(s *Sample) float64 { return float64(s.Node.SyncDone) }, leads},
 	{"resync_size_bytes", "Where the full or map sync under way ends; 0 when there is none.", gauge, func(s *Sample) float64 { return float64(s.Node.SyncTotal) }, leads},
+
+	{"refill_done_bytes", "How far a new data disk is filled; 0 when none is being filled.", gauge, func(s *Sample) float64 { return float64(s.Node.RefillDone) }, leads},
+	{"refill_size_bytes", "Where the refill under way ends; 0 when there is none.", gauge, func(s *Sample) float64 { return float64(s.Node.RefillTotal) }, leads},
 
 	{"log_bytes", "Space for segments on the log device.", gauge, func(s *Sample) float64 { return float64(s.Node.Cache.LogBytes) }, nil},
 	{"log_used_bytes", "What is occupied of it.", gauge, func(s *Sample) float64 { return float64(s.Node.Cache.LogUsed) }, nil},

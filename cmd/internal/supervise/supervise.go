@@ -14,6 +14,7 @@ import (
 // Exit codes of a server that the supervisor acts on; any other end is a crash.
 const (
 	ExitStopped = 0  // ended by request
+	ExitAgain   = 75 // the next server shall go on, with other disks (EX_TEMPFAIL)
 	ExitRefused = 78 // cannot serve, and starting again would not help (EX_CONFIG)
 )
 
@@ -34,8 +35,13 @@ type Spec struct {
 	Reattach  []string // of every later one
 	Disk, Log *os.File // opened exclusively by the caller; passed on, kept open here
 	Ready     *os.File // passed to the first server only; may be nil
-	Logf      func(format string, args ...any)
-	Stderr    io.Writer
+
+	// Another gives, before each later server, what takes Disk's or Log's place: itself when it stays,
+	// nil when there is nothing any more. It closes what it replaces. May be nil.
+	Another func(disk, log *os.File) (*os.File, *os.File)
+
+	Logf   func(format string, args ...any)
+	Stderr io.Writer
 }
 
 // ErrCrashLoop says that the server died again and again at once; the device stays, its I/O waits.
@@ -71,8 +77,15 @@ func Run(ctx context.Context, s Spec) error {
 			return fmt.Errorf("%s: %w (%d times within %v each); the device stays and its I/O waits: mend the cause, then `robib-ublk recover %s`",
 				s.Name, ErrCrashLoop, crashes, CrashWindow, s.Name)
 		}
-		s.Logf("%s: server died (code %d), starting the next one: applications only see a pause", s.Name, code)
+		what := fmt.Sprintf("server died (code %d)", code)
+		if code == ExitAgain {
+			what = "server ended"
+		}
+		s.Logf("%s: %s, starting the next one: applications only see a pause", s.Name, what)
 		args = s.Reattach
+		if s.Another != nil {
+			s.Disk, s.Log = s.Another(s.Disk, s.Log)
+		}
 	}
 }
 

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +31,10 @@ func server(args []string) int {
 	switch args[0] {
 	case "stop":
 		fmt.Fprintln(os.Stderr, "served", strings.Join(args, " "))
+		if in.Disk != nil {
+			b, err := io.ReadAll(in.Disk)
+			fmt.Fprintf(os.Stderr, "disk %s %v\n", b, err)
+		}
 		Report{Device: "/dev/x", Lines: []string{"live"}}.Send(in.Ready)
 		return ExitStopped
 	case "refuse":
@@ -120,5 +126,41 @@ func TestNextServerWaitsForThePipe(t *testing.T) {
 	s := out.b.String()
 	if late, served := strings.Index(s, "late"), strings.Index(s, "served"); late < 0 || served < late {
 		t.Fatalf("late I/O at %d, next server at %d:\n%s", late, served, s)
+	}
+}
+
+// A server that replaced its disk is followed by one that gets the new disk, and by one without a disk
+// where that cannot be had.
+func TestAnotherDisk(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		dir := t.TempDir()
+		open := func(name string) *os.File {
+			path := filepath.Join(dir, name)
+			if err := os.WriteFile(path, []byte(name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}
+		var out sink
+		s := spec(t, &out, "kill", "stop")
+		s.Disk = open("old")
+		s.Another = func(disk, log *os.File) (*os.File, *os.File) {
+			disk.Close()
+			if gone {
+				return nil, log
+			}
+			return open("new"), log
+		}
+		if err := Run(context.Background(), s); err != nil {
+			t.Fatal(err)
+		}
+		got := out.b.String()
+		if gone == strings.Contains(got, "disk new <nil>") || strings.Contains(got, "disk old") || !strings.Contains(got, "served stop") {
+			t.Errorf("gone %v:\n%s", gone, got)
+		}
 	}
 }

@@ -35,6 +35,10 @@ func (s *Server) Do(ctx context.Context, command string, a control.Args, progres
 		return nil, s.demote(ctx, a, progress)
 	case "set":
 		return s.set(a.Set)
+	case "replace-disk":
+		return s.replaceDisk(ctx, a, progress)
+	case "replace-log":
+		return s.replaceLog(ctx, a, progress)
 	case "destage":
 		return s.destage(ctx, progress)
 	case "pair":

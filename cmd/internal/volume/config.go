@@ -61,6 +61,8 @@ type Config struct {
 	RateLimit    int64  `json:"rate_limit_bytes_per_second,omitempty"` // of data sent to the peer
 	Compress     string `json:"compress,omitempty"`                    // zstd; "" is off
 	Metrics      string `json:"metrics,omitempty"`                     // where they are served, [HOST]:PORT; "" is nowhere
+	Heartbeat    int64  `json:"heartbeat_ms,omitempty"`                // 0: the default
+	PeerDead     int64  `json:"peer_dead_ms,omitempty"`                // silence after which the peer counts as dead; 0: the default
 	PeerKey      string `json:"peer_key,omitempty"`                    // fingerprint of the pinned peer
 	Overwrite    bool   `json:"overwrite,omitempty"`
 	Demoted      bool   `json:"demoted,omitempty"`     // a stopped primary shall come back as a secondary

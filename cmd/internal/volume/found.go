@@ -40,7 +40,7 @@ func findLog(disk blk.Info) (*foundLog, error) {
 	}
 	for _, p := range paths {
 		s, err := readSuper(p)
-		if err != nil || s.DiskIdentity != disk.Identity || s.DiskBytes != disk.SizeBytes/4096*4096 || s.Marks&seglog.Ended != 0 {
+		if err != nil || s.DiskIdentity != disk.Identity || s.DiskBytes > disk.SizeBytes || s.Marks&seglog.Ended != 0 {
 			continue // unreadable, not a log, or another disk's
 		}
 		return &foundLog{p, s}, nil
@@ -83,6 +83,8 @@ func adopt(q Request, disk *os.File, info blk.Info) (*Prepared, error) {
 	case q.Log == "" || !samePath(q.Log, l.path):
 		return nil, fmt.Errorf("%s, although the state directory %s does not know it: `robib-ublk %s --disk %s --log %s …` takes it up again (--overwrite gives up what the log holds)",
 			what, State(), verb(q.Role), q.Disk, l.path)
+	case q.AssumeClean:
+		return nil, q.knownClean(s.Volume.String())
 	case q.Role == Primary && q.Remote == "" && s.Marks&seglog.HasPeer != 0:
 		return nil, fmt.Errorf("%s, and it has a second copy: name the machine that holds it with --remote", what)
 	}

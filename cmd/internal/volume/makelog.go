@@ -69,6 +69,23 @@ func instant(mono int64) blk.Instant { return blk.Instant{Mono: mono, Wall: time
 // makeLog finds, creates or formats the log of a new volume and opens it.
 func (p *Prepared) makeLog(q Request, disk blk.Info) error {
 	c := p.Config
+	if err := p.openLog(q); err != nil {
+		return err
+	}
+	super, err := newSuper(c, p.Disk, disk, q.AssumeClean)
+	if err == nil {
+		err = p.formatLog(q, super)
+	}
+	if err != nil {
+		return err
+	}
+	c.LogID, c.Volume = super.Log.String(), super.Volume.String()
+	return nil
+}
+
+// openLog finds or creates what is to be a log, and opens it.
+func (p *Prepared) openLog(q Request) error {
+	c := p.Config
 	c.Log = q.Log
 	if c.Log == "" {
 		c.Log = DefaultLogPath(c.Name)
@@ -110,24 +127,22 @@ func (p *Prepared) makeLog(q Request, disk blk.Info) error {
 	if c.LogBytes = info.SizeBytes; q.LogBytes > 0 {
 		c.LogBytes = q.LogBytes
 	}
-	super, err := newSuper(c, p.Disk, disk)
-	if err != nil {
-		return err
-	}
-	err = WithDisk(p.Log, func(d blk.Device, drive blk.Drive) error {
+	return nil
+}
+
+// formatLog makes a log of what openLog opened, if that may be overwritten.
+func (p *Prepared) formatLog(q Request, super seglog.Super) error {
+	c := p.Config
+	err := WithDisk(p.Log, func(d blk.Device, drive blk.Drive) error {
 		if err := mayFormat(q, c, d, drive); err != nil {
 			return err
 		}
 		return seglog.Create(&part{d, c.LogBytes}, super, drive)
 	})
-	if err != nil {
-		if c.LogOwned {
-			os.Remove(c.Log)
-		}
-		return err
+	if err != nil && c.LogOwned {
+		os.Remove(c.Log)
 	}
-	c.LogID, c.Volume = super.Log.String(), super.Volume.String()
-	return nil
+	return err
 }
 
 // part is the beginning of a device.
@@ -185,7 +200,7 @@ func ramChunk(wish, log int64) int64 {
 
 // newSuper describes the log of a new volume. A primary draws the volume's identity; a
 // secondary gets it from the primary it first meets.
-func newSuper(c *Config, f *os.File, disk blk.Info) (seglog.Super, error) {
+func newSuper(c *Config, f *os.File, disk blk.Info, clean bool) (seglog.Super, error) {
 	s := seglog.Super{Log: newUUID(), DiskBytes: disk.SizeBytes / 4096 * 4096, DiskIdentity: disk.Identity, DiskBlock: disk.LogicalBytes, ChunkBytes: ramChunk(c.RAMBytes, c.LogBytes)}
 	if c.Role == Secondary {
 		s.Marks = seglog.Inconsistent
@@ -195,6 +210,9 @@ func newSuper(c *Config, f *os.File, disk blk.Info) (seglog.Super, error) {
 	s.Term = seglog.Term{Number: 1, ID: randomID()}
 	if c.Remote != "" {
 		s.Marks = seglog.HasPeer | seglog.PeerNeedsFullSync | seglog.Degraded | seglog.Ahead
+		if clean {
+			s.Marks ^= seglog.PeerNeedsFullSync | seglog.AssumedClean
+		}
 	}
 	return s, WithDisk(f, func(d blk.Device, drive blk.Drive) (err error) {
 		s.Fingerprint, err = dcd.Fingerprint(d, s.DiskBytes, drive)

@@ -30,6 +30,7 @@ type Request struct {
 	DeviceID     int
 	DegradedOK   bool
 	OnDisconnect string
+	AssumeClean  bool // the peer's disk is taken for equal
 	Settings
 }
 
@@ -45,6 +46,7 @@ type Settings struct {
 	RAMBytes            int64 // of a log that is made
 	Queues              int   // hardware queues
 	BypassMiB           *int  // as in Config: see ParseBypass
+	Heartbeat, PeerDead int64 // ms
 }
 
 // apply puts what was given into c and reports whether that changed it.
@@ -76,6 +78,15 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 			return false, err // before it is remembered, and anything made
 		}
 		c.Metrics = *s.Metrics
+	}
+	if s.Heartbeat > 0 {
+		c.Heartbeat = s.Heartbeat
+	}
+	if s.PeerDead > 0 {
+		c.PeerDead = s.PeerDead
+	}
+	if err := c.checkTiming(); err != nil {
+		return false, err
 	}
 	if s.LowWater > 0 {
 		c.LowWater = s.LowWater
@@ -175,6 +186,9 @@ func prepareKnown(c *Config, q Request) (*Prepared, error) {
 	}
 	if q.Log != "" && !samePath(q.Log, c.Log) {
 		return nil, fmt.Errorf("volume %s has its log on %s (volume %s), and what is not destaged yet lies only there: give that log, not %s", c.Name, c.Log, c.Volume, q.Log)
+	}
+	if q.AssumeClean {
+		return nil, q.knownClean(c.Name)
 	}
 	p := &Prepared{Config: c}
 	changed, err := q.apply(c)
@@ -305,7 +319,16 @@ func prepareNew(q Request) (_ *Prepared, err error) {
 	if err = c.Save(); err != nil {
 		return nil, err
 	}
+	if q.AssumeClean {
+		p.Notes = append(p.Notes, fmt.Sprintf("--assume-clean: %s takes it on your word that its disk holds the same bytes as %s now; nothing is copied or compared, and where they differ, the copy is wrong without anybody noticing",
+			q.Remote, q.Disk))
+	}
 	return p, nil
+}
+
+// knownClean refuses to take disks for equal of which a log knows what one of them lacks.
+func (q *Request) knownClean(volume string) error {
+	return fmt.Errorf("volume %s is known, and what its copy lacks is known, too: leave --assume-clean out (it is for a new volume only)", volume)
 }
 
 // config is that of a volume on a disk that no configuration names yet.
@@ -337,7 +360,7 @@ func usable(q Request, info blk.Info) error {
 		return err
 	}
 	for _, c := range all {
-		if samePath(c.Disk, q.Disk) || c.DiskID != "" && c.DiskID == info.Identity {
+		if c.Name != q.Name && (samePath(c.Disk, q.Disk) || c.DiskID != "" && c.DiskID == info.Identity) {
 			return otherLog(c, q)
 		}
 		if samePath(c.Log, q.Disk) {

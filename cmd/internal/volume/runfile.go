@@ -36,6 +36,30 @@ func removeDevice(name string) error {
 	return nil
 }
 
+// While a volume is remote a note says so: a server in a dead one's place then asks the peer before it
+// serves, whatever disk and log look like. It lies where it outlives the process, and no more.
+
+func remotePath(name string) string { return filepath.Join(control.RunDir(), name+".remote") }
+
+func noteRemote(name string) error {
+	if err := os.MkdirAll(control.RunDir(), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(remotePath(name), nil, 0o600)
+}
+
+func wasRemote(name string) bool {
+	_, err := os.Stat(remotePath(name))
+	return err == nil
+}
+
+func forgetRemote(name string) error {
+	if err := os.Remove(remotePath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // Identity is this machine's key and the keys it trusts.
 func Identity() (*link.Key, *link.Trust, error) {
 	key, err := link.LoadOrCreateKey(filepath.Join(State(), "key.pem"))

@@ -55,6 +55,10 @@ var SettingList = []Setting{
 		c.OnDisconnect = v
 		return err
 	}},
+	{"heartbeat", "how often the peer is asked whether it is there, such as 1s or 500ms", func(c *Config) string { return waitText(c.Heartbeat, mirror.DefaultHeartbeat) },
+		func(c *Config, v string) (err error) { c.Heartbeat, err = ParseWait(v); return err }},
+	{"peer-dead", "how long a silent peer is waited for: at least three heartbeats", func(c *Config) string { return waitText(c.PeerDead, mirror.DefaultPeerDead) },
+		func(c *Config, v string) (err error) { c.PeerDead, err = ParseWait(v); return err }},
 	{"low-water", "per cent of the log from which destage does not wait for an idle disk", func(c *Config) string {
 		lo, _ := dcd.Watermarks(c.LowWater, c.HighWater)
 		return strconv.Itoa(lo)
@@ -185,6 +189,9 @@ func (c *Config) Change(set map[string]string) (*Config, error) {
 	if lo, hi := dcd.Watermarks(n.LowWater, n.HighWater); lo >= hi {
 		return nil, Usagef("low-water %d must be below high-water %d", lo, hi)
 	}
+	if err := n.checkTiming(); err != nil {
+		return nil, err
+	}
 	return &n, nil
 }
 
@@ -224,6 +231,7 @@ func (s *Server) set(want map[string]string) (any, error) {
 			s.stack.node.SetMode(mode)
 			s.stack.node.SetOnDisconnect(lost)
 		}
+		s.stack.node.SetTiming(n.Heartbeat*nanosPerMilli, n.PeerDead*nanosPerMilli)
 		err = errors.Join(s.stack.node.SetRateLimit(n.RateLimit), s.stack.node.SetCompress(n.Compress != ""))
 	})
 	return n.Get(), errors.Join(e, err)

@@ -45,11 +45,21 @@ func TestSettings(t *testing.T) {
 	for _, x := range []struct{ name, value, shown string }{
 		{"mode", "A", "async"}, {"remote", "b:2, c:3", "b:2,c:3"}, {"rate-limit", "2048K", "2M"}, {"rate-limit", "off", "off"}, {"compress", "zstd", "zstd"}, {"compress", "off", "off"},
 		{"metrics", ":9469", ":9469"}, {"metrics", "[::1]:9469", "[::1]:9469"}, {"metrics", "off", "off"},
+		{"heartbeat", "500ms", "500ms"}, {"heartbeat", "1.5s", "1.5s"}, {"peer-dead", "3000ms", "3s"}, {"peer-dead", "2m", "2m0s"},
 	} {
 		n, err := c.Change(map[string]string{x.name: x.value})
 		if err != nil || n.Get()[x.name] != x.shown {
 			t.Errorf("%s=%s: %v", x.name, x.value, err)
 		}
+	}
+	for _, bad := range []map[string]string{{"heartbeat": "2s"}, {"peer-dead": "2999ms"}, {"heartbeat": "99ms"}, {"peer-dead": "11m"}, {"heartbeat": "61s", "peer-dead": "10m"}, {"heartbeat": "5"}, {"peer-dead": "-5s"}, {"heartbeat": "0s"}} {
+		var usage *UsageError
+		if _, err := c.Change(bad); !errors.As(err, &usage) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+	if n, err := c.Change(map[string]string{"heartbeat": "10s", "peer-dead": "30s"}); err != nil || n.Heartbeat != 10_000 || n.PeerDead != 30_000 {
+		t.Errorf("both at once: %v", err)
 	}
 	if _, err := (&Config{Role: Secondary, Listen: ":1"}).Change(map[string]string{"remote": "a:1"}); err == nil {
 		t.Error("a secondary took a remote")

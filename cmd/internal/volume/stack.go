@@ -130,9 +130,9 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		return err
 	}
 	m := mirror.Options{OnDisconnect: lost, Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
-		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach, Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
-		Discard: k.s.o.Discard,
-		Event:   func(e mirror.Event) { k.event(e) }, Keep: k.keep}
+		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach && !wasRemote(c.Name), Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
+		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli},
+		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep}
 	if k.net == nil {
 		if k.net, err = openNetwork(l, c); err != nil {
 			return err
@@ -223,6 +223,15 @@ func (k *stack) explain(err error) error {
 }
 
 func (k *stack) event(e mirror.Event) {
+	if e.What == "volume" && (e.New == mirror.StateRemote || e.Old == mirror.StateRemote) {
+		change := forgetRemote
+		if e.New == mirror.StateRemote {
+			change = noteRemote
+		}
+		if err := change(k.s.c.Name); err != nil {
+			k.s.o.Logf("%s: note of the remote state: %v", k.s.c.Name, err)
+		}
+	}
 	k.s.o.Logf("%s: %s %s→%s reason=%q", k.s.c.Name, e.What, e.Old, e.New, e.Reason)
 }
 

@@ -48,8 +48,6 @@ type Status struct {
 	Received        uint64  `json:"received_lsn"`
 	RemoteDurable   uint64  `json:"remote_durable_lsn"`
 	LagSegments     uint64  `json:"lag_segments"`
-	LagBytes        int64   `json:"lag_bytes"` // at most
-	LagSeconds      float64 `json:"lag_s"`     // age of the oldest write that the peer lacks
 	RoundTripMicros float64 `json:"round_trip_us"`
 	SinceSeconds    float64 `json:"session_since_s"`
 	SyncPercent     float64 `json:"full_sync_percent"`
@@ -99,6 +97,15 @@ type Status struct {
 	Metrics          string   `json:"metrics,omitempty"` // where they are served, or why they are not
 	HeartbeatSeconds float64  `json:"heartbeat_s"`
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
+	CatchUpReason    string   `json:"catch_up_reason,omitempty"` // "": the peer is level, or lacks only what is under way
+	BacklogBytes     int64    `json:"backlog_bytes"`             // that the peer lacks, of log and of a sync
+	BacklogSeconds   float64  `json:"backlog_s"`                 // age of the oldest of it
+	ShipRate         float64  `json:"ship_bytes_per_second"`
+	WriteRate        float64  `json:"write_bytes_per_second"`   // of log
+	CatchUpSeconds   *float64 `json:"catch_up_eta_s,omitempty"` // not there: not known, or never at these rates
+	CannotKeepUp     bool     `json:"cannot_keep_up"`
+	RefillBytes      int64    `json:"refilled_bytes"`              // of a new data disk
+	RefillTotal      int64    `json:"refill_bytes"`                // 0: none is being filled
 	RateLimit        int64    `json:"rate_limit_bytes_per_second"` // 0: none
 	SentBytes        uint64   `json:"sent_data_bytes_total"`
 	RawBytes         uint64   `json:"sent_data_raw_bytes_total"` // what it stands for
@@ -131,11 +138,11 @@ func (s *Server) Status() (any, error) {
 	v := Status{Name: c.Name, Role: string(c.Role), State: st.State, Reason: st.Reason, Degraded: st.Degraded(), Inconsistent: st.Inconsistent(), DeviceID: -1, ServerPID: os.Getpid(),
 		Disk: c.Disk, DiskBytes: c.DiskBytes, Log: c.Log, LogBytes: c.LogBytes, LogUsedBytes: st.Cache.LogUsed, DirtyBytes: dirty, Volume: st.Volume.String(), Term: st.Term.Number,
 		Marks: st.Marks.String(), Mode: st.Mode.String(), OnDisconnect: st.OnDisconnect.String(), Encrypted: !c.Plain, Remote: c.Remote, RemoteInUse: using, Peer: st.Peer, Listen: c.Listen, Connected: st.Connected, LastError: st.LastError,
-		Sealed: st.Sealed, Durable: st.Durable, Destaged: st.Destaged, Shipped: st.Shipped, Received: st.Received, RemoteDurable: st.RemoteDurable, LagSegments: st.LagSegments, LagBytes: st.LagBytes, LagSeconds: float64(st.LagNanos) / 1e9,
+		Sealed: st.Sealed, Durable: st.Durable, Destaged: st.Destaged, Shipped: st.Shipped, Received: st.Received, RemoteDurable: st.RemoteDurable, LagSegments: st.LagSegments,
 		RoundTripMicros: float64(st.RoundTripNanos) / 1e3, SinceSeconds: float64(st.SinceNanos) / 1e9, PeerReads: st.PeerReads,
 		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
 		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
-		HeartbeatSeconds: mirror.DefaultHeartbeat / 1e9, PeerDeadSeconds: mirror.DefaultPeerDead / 1e9,
+		HeartbeatSeconds: float64(st.HeartbeatNanos) / 1e9, PeerDeadSeconds: float64(st.PeerDeadNanos) / 1e9,
 		RateLimit: st.RateLimit, SentBytes: st.SentBytes, RawBytes: st.RawBytes, ElidedBytes: st.Pack.ElidedBytes,
 		Compress: "off", Compressing: st.Compressing, CompressTried: st.Pack.Tried, CompressShrunk: st.Pack.Shrunk, CompressSkipped: st.Pack.Skipped}
 	if st.Compress {
@@ -146,11 +153,23 @@ func (s *Server) Status() (any, error) {
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}
+	v.RefillBytes, v.RefillTotal = st.RefillDone, st.RefillTotal
+	v.catchUp(&st.CatchUp)
 	v.Latency, v.Metrics = s.traced(), s.exports.status()
 	if s.live {
 		v.Device, v.DeviceID = s.dev.Path(), s.dev.ID()
 	}
 	return v, nil
+}
+
+// catchUp fills in how far the peer is behind.
+func (v *Status) catchUp(c *mirror.CatchUp) {
+	v.CatchUpReason, v.BacklogBytes, v.BacklogSeconds, v.CannotKeepUp = c.Why, c.BacklogBytes, float64(c.BacklogNanos)/1e9, c.CannotKeepUp
+	v.ShipRate, v.WriteRate = c.ShipRate, c.WriteRate
+	if c.EtaNanos >= 0 {
+		eta := float64(c.EtaNanos) / 1e9
+		v.CatchUpSeconds = &eta
+	}
 }
 
 // cache fills in what the cache says of itself.

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/robib-ublk/robib/cmd/internal/volume"
+)
+
+// Of a peer that is behind status shows why, and when it will be level or that it never will be.
+func TestStatusShowsCatchUp(t *testing.T) {
+	eta := 30.0
+	s := volume.Status{Name: "v", Role: "primary", Remote: "b:1", Connected: true, BacklogBytes: 12 << 20, BacklogSeconds: 3.4, ShipRate: 2 << 20, WriteRate: 1 << 20, CatchUpSeconds: &eta}
+	show := func() string {
+		var b strings.Builder
+		printStatus(&b, &s)
+		return b.String()
+	}
+	if got := show(); strings.Contains(got, "backlog") {
+		t.Errorf("what is under way is no backlog:\n%s", got)
+	}
+	s.CatchUpReason = "stream: it was away"
+	if got := show(); !strings.Contains(got, "\tcatch_up  stream: it was away\n\tbacklog  12 MiB, 3.4 s; 2 MiB/s shipped, 1 MiB/s written; level in 30 s\n") {
+		t.Error(got)
+	}
+	s.CannotKeepUp, s.CatchUpSeconds = true, nil
+	if got := show(); !strings.Contains(got, "written; CANNOT KEEP UP: ") || strings.Contains(got, "level in") {
+		t.Error(got)
+	}
+	s.Connected, s.CannotKeepUp = false, false
+	if got := show(); !strings.Contains(got, "\tbacklog  12 MiB, 3.4 s\n") {
+		t.Error(got)
+	}
+}
