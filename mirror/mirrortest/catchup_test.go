@@ -63,12 +63,12 @@ func TestCatchUpInStatus(t *testing.T) {
 	near("shipped each second", c.ShipRate, 4*rate, rate)
 	at := p.W.Now
 	for range 200 {
-		if p.pass(second/50, second/8); status().BacklogBytes == 0 {
+		if p.pass(second/8, second/8); status().BacklogBytes == 0 {
 			break
 		}
 	}
 	// Level can be seen between two writes only, an eighth of a second apart.
-	near("seconds until it is level", float64(p.W.Now-at)/second, float64(c.EtaNanos)/second, 0.25)
+	near("seconds until it is level", float64(p.W.Now-at)/second, float64(c.EtaNanos)/second, 0.5)
 	if err := p.M[0].Node.SetRateLimit(rate); err != nil {
 		t.Fatal(err)
 	}
