@@ -33,6 +33,7 @@ type CLI struct {
 	Set         SetCmd         `cmd:"" help:"Change a volume's settings while it serves, for example mode=async; without settings show them."`
 	Destage     DestageCmd     `cmd:"" help:"Empty a volume's log into its disk now; writes go on meanwhile."`
 	ReplaceDisk ReplaceDiskCmd `cmd:"" help:"Put another disk in the data disk's place while the volume is in use: the peer stands in and fills it."`
+	ReplaceLog  ReplaceLogCmd  `cmd:"" help:"Give a volume that lost its log another one, under the same block device."`
 	Recover     RecoverCmd     `cmd:"" help:"Start a new server under a device whose server and supervisor are both gone."`
 	Promote     PromoteCmd     `cmd:"" help:"Make this secondary the primary: its block device appears here."`
 	Demote      DemoteCmd      `cmd:"" help:"Make this primary a secondary: its device goes, the peer is brought level and can be promoted."`
