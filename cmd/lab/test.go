@@ -29,9 +29,10 @@ var vmBatches = []struct{ pkg, run string }{
 	{"./ublk", "."},
 	{"./cmd/lab/e2e", "^(TestFio|TestFioAsync|TestRefusals|TestMarker)$"},
 	{"./cmd/lab/e2e", "^(TestLogTools|TestZeroing|TestWriteCache|TestQueues|TestLostStateDirectory|TestLatency)$"},
-	{"./cmd/lab/e2e", "^(TestFioKills|TestSecondaryKilled|TestFioLinkCut|TestMetrics)$"},
+	{"./cmd/lab/e2e", "^(TestFioKills|TestSecondaryKilled|TestFioLinkCut)$"},
 	{"./cmd/lab/e2e", "^(TestExt4)$"},
 	{"./cmd/lab/e2e", "^(TestXFS|TestDataDisks|TestSwapRoles|TestOldPrimaryReturns)$"},
+	{"./cmd/lab/e2e", "^(TestReplaceDisk|TestReplaceLog|TestMetrics)$"},
 	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover)$"},
 }
 

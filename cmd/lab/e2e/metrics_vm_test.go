@@ -52,12 +52,13 @@ func TestMetrics(t *testing.T) {
 	robib(t, "add", "--name", "p", "--metrics", metricsAt)
 	inSync(t, "p")
 	dev := stat(t, "p").Device
-	fio(t, dev, "4k", 4)
 	is := func(series string, ok func(v float64) bool) func() bool {
 		return func() bool { v, there := scrape()[series]; return there && ok(v) }
 	}
 	some := func(v float64) bool { return v > 0 }
 	one := func(v float64) bool { return v == 1 }
+	until(t, "probes", is(`robib_traced{volume="p"}`, one)) // they are attached beside the service
+	fio(t, dev, "4k", 4)
 	none := func(v float64) bool { return v == 0 }
 	for series, ok := range map[string]func(float64) bool{
 		`robib_requests_total{op="write",volume="p"}`:                             func(v float64) bool { return v >= 1024 },

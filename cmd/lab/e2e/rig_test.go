@@ -111,7 +111,13 @@ type pair struct {
 // newPair makes both halves on blank disks and waits until they are in sync.
 func newPair(t *testing.T, mode string) *pair {
 	t.Helper()
-	blank(t, dataA, dataB, logA, logB)
+	return newPairOn(t, mode, dataA, logA)
+}
+
+// newPairOn is newPair with the primary's disks.
+func newPairOn(t *testing.T, mode, disk, log string) *pair {
+	t.Helper()
+	blank(t, disk, dataB, log, logB)
 	out := robib(t, "serve", "--name", "s", "--disk", dataB, "--log", logB, "--create-log", "--listen", "127.0.0.1:7789")
 	token := ""
 	for _, w := range strings.Fields(out) {
@@ -128,7 +134,7 @@ func newPair(t *testing.T, mode string) *pair {
 	}
 	p := &pair{t: t, Link: l}
 	t.Cleanup(func() { l.Close() })
-	out = robib(t, "add", "--name", "p", "--disk", dataA, "--log", logA, "--create-log", "--remote", "127.0.0.1:7790", "--pair", token, "--mode", mode)
+	out = robib(t, "add", "--name", "p", "--disk", disk, "--log", log, "--create-log", "--remote", "127.0.0.1:7790", "--pair", token, "--mode", mode)
 	t.Log(out)
 	p.Dev = stat(t, "p").Device
 	inSync(t, "p")

@@ -1,0 +1,74 @@
+//go:build vm
+
+package e2e
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// spare makes a file, on the one file system here that lies on a disk, which stands for a disk that is put in later.
+func spare(t *testing.T, mib int) string {
+	t.Helper()
+	f, err := os.CreateTemp("/var/lib/robib-ublk", "spare")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(int64(mib) << 20); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(f.Name()) })
+	return f.Name()
+}
+
+// failing is disk behind a layer that fail turns into one where every request fails.
+func failing(t *testing.T, name, disk string) (dev string, fail func()) {
+	t.Helper()
+	sectors := strings.TrimSpace(run(t, "blockdev", "--getsz", disk))
+	run(t, "dmsetup", "create", name, "--table", "0 "+sectors+" linear "+disk+" 0")
+	run(t, "dmsetup", "mknodes", name) // there is no udev here
+	t.Cleanup(func() { try("dmsetup", "remove", "--retry", name) })
+	return "/dev/mapper/" + name, func() {
+		run(t, "dmsetup", "suspend", "--nolockfs", "--noflush", name)
+		run(t, "dmsetup", "load", name, "--table", "0 "+sectors+" error")
+		run(t, "dmsetup", "resume", name)
+	}
+}
+
+// The data disk dies under fio, another one takes its place, and the server is killed while that is
+// filled: fio notices nothing, and in the end both copies are equal.
+func TestReplaceDisk(t *testing.T) {
+	disk, fail := failing(t, "data", dataA)
+	p := newPairOn(t, "sync", disk, logA)
+	ended, wait := background(t, p.Dev, job{"4k", 32, 2})
+	pause(ended, 2)
+	fail()
+	until(t, "remote", func() bool { return stat(t, "p").State == "remote" })
+	other := spare(t, 512)
+	robib(t, "replace-disk", "p", "--disk", other)
+	kill9(t, "p")
+	wait()
+	inSync(t, "p")
+	robib(t, "del", "p")
+	robib(t, "del", "s")
+	same(t, other, dataB)
+}
+
+// The log dies under fio, and another one takes its place under the same block device.
+func TestReplaceLog(t *testing.T) {
+	log, fail := failing(t, "log", logA)
+	p := newPairOn(t, "sync", dataA, log)
+	ended, wait := background(t, p.Dev, job{"4k", 32, 2})
+	pause(ended, 2)
+	fail()
+	until(t, "remote", func() bool { return stat(t, "p").State == "remote" })
+	robib(t, "replace-log", "p", "--log", spare(t, 128), "--create-log")
+	wait()
+	until(t, "in sync or remote for want of a disk", func() bool { s := stat(t, "p").State; return s == "in sync" || s == "remote" })
+	if stat(t, "p").State == "remote" {
+		robib(t, "replace-disk", "p", "--disk", dataA, "--overwrite")
+	}
+	p.end()
+}
