@@ -103,6 +103,7 @@ type Cache struct {
 	logErr   error
 	follow   bool
 	declared seglog.LSN // newest durable-through seen, for a secondary
+	logged   seglog.LSN // durable when writes were last stamped
 
 	count Counters
 }

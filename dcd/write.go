@@ -18,6 +18,10 @@ func (c *Cache) ackable() seglog.LSN {
 
 // acknowledge completes the writes that are durable everywhere they have to be.
 func (c *Cache) acknowledge(now blk.Instant) {
+	if d := c.log.Durable(); d != c.logged {
+		c.Passed(blk.LogDone, d, now)
+		c.logged = d
+	}
 	limit := c.ackable()
 	for r := c.waiting.Head(); r != nil; r = c.waiting.Head() {
 		failed := c.stopped || c.closed && r.LSN > limit || c.logErr != nil && !c.remote && !c.doubt && r.LSN > c.log.Durable()
@@ -32,8 +36,17 @@ func (c *Cache) acknowledge(now blk.Instant) {
 			c.refuse(r)
 			continue
 		}
-		r.Stamp(blk.LogDone, now)
 		r.Owner.Complete(r)
+	}
+}
+
+// Passed stamps writes up to lsn that wait to be acknowledged, where they are traced, unless they had
+// passed s before.
+func (c *Cache) Passed(s blk.Stage, lsn seglog.LSN, now blk.Instant) {
+	for r := c.waiting.Head(); r != nil && r.LSN <= lsn; r = r.Next {
+		if r.Stamps != nil && r.Stamps[s] == 0 {
+			r.Stamp(s, now)
+		}
 	}
 }
 

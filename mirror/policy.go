@@ -217,6 +217,12 @@ func (n *Node) acked(f *wire.Frame) {
 	}
 	n.ship.received = max(n.ship.received, f.LSN)
 	n.ship.durable = max(n.ship.durable, f.Durable)
+	switch n.o.Mode {
+	case Sync:
+		n.cache.Passed(blk.PeerAcked, n.ship.durable, n.now)
+	case SemiSync:
+		n.cache.Passed(blk.PeerAcked, n.ship.received, n.now)
+	}
 	if n.ship.r != nil {
 		n.ship.r.Release(n.ship.durable)
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk/blk"
 )
 
 // shipper sends segments as they are sealed, in parallel with the local append.
@@ -68,6 +69,7 @@ func (p *shipper) send() {
 			return
 		}
 		p.to = s.LSN
+		n.cache.Passed(blk.PeerSent, s.LSN, n.now)
 	}
 	if err := p.r.Err(); err != nil {
 		n.needsAll("catches up from the log", err)

@@ -72,5 +72,8 @@ func (f *Fake) Issue(op blk.Op, flags blk.Flags, off, n int64, fill func(buf []b
 // Result is what tag was committed with, and whether it was.
 func (f *Fake) Result(tag int) (res int32, done bool) { return f.results[tag], !f.pending[tag] }
 
+// Stamps are those of tag's request, the newest one.
+func (f *Fake) Stamps(tag int) blk.Stamps { return f.Queue.stamps[tag] }
+
 // Close frees the buffers.
 func (f *Fake) Close() error { return blk.Free(f.Queue.bufs) }

@@ -149,5 +149,10 @@ func TestSyncWritesAllocateNothing(t *testing.T) {
 		if res, done := fake.Result(tag); !done || res != 4096 {
 			t.Fatalf("tag %d: %d %v", tag, res, done)
 		}
+		// A write passes every stage of a mirrored volume but the data disk (pick-up has no time here).
+		s := fake.Stamps(tag)
+		if s[blk.LogDone] == 0 || s[blk.PeerSent] == 0 || s[blk.PeerAcked] <= s[blk.PeerSent] || s[blk.Committed] < s[blk.PeerAcked] || s[blk.DataDone] != 0 {
+			t.Fatalf("tag %d: stamps %v", tag, s)
+		}
 	}
 }
