@@ -2,6 +2,8 @@ package dcd
 
 import (
 	"math/rand/v2"
+	"runtime"
+	"runtime/metrics"
 	"testing"
 )
 
@@ -78,6 +80,33 @@ func TestIndexBytesPerBlock(t *testing.T) {
 	defer x.close()
 	if b := float64(len(x.mem)) / float64(x.limit); b > 16 {
 		t.Fatalf("%.1f bytes a block", b)
+	}
+}
+
+// A map of ten million blocks is no work for the garbage collector: it lies outside the heap, and a
+// collection scans no more than with an empty one.
+func TestCollectorDoesNotSeeTheMap(t *testing.T) {
+	const blocks = 10_000_000
+	scanned := func() uint64 {
+		runtime.GC()
+		m := []metrics.Sample{{Name: "/gc/scan/total:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
+		metrics.Read(m)
+		return m[0].Value.Uint64() + m[1].Value.Uint64()
+	}
+	before := scanned()
+	x, err := newIndex(blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.close()
+	for b := range uint32(blocks) {
+		x.put(b, fullMask, 8*b)
+	}
+	if x.n != blocks || len(x.mem) > 16*blocks {
+		t.Fatalf("%d entries in %d bytes", x.n, len(x.mem))
+	}
+	if after := scanned(); after > before+1<<20 {
+		t.Errorf("a collection sees %d bytes more", after-before)
 	}
 }
 
