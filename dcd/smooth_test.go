@@ -148,3 +148,63 @@ func TestSustainedWritesAreEven(t *testing.T) {
 		}
 	}
 }
+
+// One client that reads, a request at a time, hardly notices that destage drains a full log.
+func TestReaderBesideDestage(t *testing.T) {
+	const logBytes, span = 64 << 20, 1 << 30
+	for _, parallel := range []int{32, 8} { // requests that the SSD works on at once
+		now := int64(1e9)
+		w := blktest.NewWorld(1)
+		made := blktest.NewDisk(w, "log", logBytes, 1000)
+		if err := seglog.Create(made, seglog.Super{DiskBytes: span, DiskBlock: 512}, w.Drive); err != nil {
+			t.Fatal(err)
+		}
+		log, data := &timed{ram: ram{logBytes}, ns: 15_000, depth: 128, now: &now}, &timed{ram: ram{span}, ns: 80_000, depth: parallel, now: &now}
+		swap := &exchanged{made}
+		c, err := Open(Options{Data: data, Log: swap, Incarnation: 1}, w.Drive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		swap.Device = log
+		rnd := rand.New(rand.NewPCG(1, 1))
+		buf := make([]byte, 4096)
+		one := func(op blk.Op, off int64) (nanos int64) {
+			begun, done := now, false
+			c.Submit(&blk.Request{Op: op, Offset: off, Length: 4096, Buf: buf, Owner: completer(func(*blk.Request) { done = true })})
+			for {
+				wake := c.Kick(blk.Instant{Mono: now})
+				if done {
+					return now - begun
+				}
+				now = max(now+1, min(wake, log.next(), data.next()))
+				log.end()
+				data.end()
+			}
+		}
+		p99 := func(n int, busy bool) int64 {
+			var all []int64
+			for range n {
+				if busy && c.p.share() == 0 {
+					break // it is drained as far as it has to be
+				}
+				all = append(all, one(blk.Read, span/2+rnd.Int64N(span/2/4096)*4096))
+			}
+			if len(all) < 200 {
+				t.Fatalf("only %d reads", len(all))
+			}
+			slices.Sort(all)
+			return all[len(all)*99/100]
+		}
+		alone := p99(2000, false)
+		c.HoldDestage(true)
+		for c.p.fill() < 79 {
+			one(blk.Write, rnd.Int64N(span/2/4096)*4096)
+		}
+		c.HoldDestage(false)
+		beside := p99(1<<20, true)
+		if beside > 2*alone {
+			t.Errorf("%d at once: p99 of reads %d ns alone, %d ns beside destage", parallel, alone, beside)
+		}
+		t.Logf("%d at once: p99 of reads %d ns alone, %d ns beside destage", parallel, alone, beside)
+	}
+}
