@@ -2,6 +2,8 @@ package dcd
 
 import (
 	"errors"
+	"math"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -236,3 +238,45 @@ func benchmark(b *testing.B, op blk.Op) {
 
 func BenchmarkWrite4KDepth32(b *testing.B) { benchmark(b, blk.Write) }
 func BenchmarkRead4KDepth32(b *testing.B)  { benchmark(b, blk.Read) }
+
+// The stamps of a read say where it was served: data disk, or the peer that stands in for it; a read
+// from RAM has neither.
+func TestReadsAreStampedWhereTheyAreServed(t *testing.T) {
+	s := newSim(6)
+	s.load.Left = 200
+	for !s.load.Done() {
+		s.turn()
+	}
+	s.drain()
+	buf := make([]byte, 4096)
+	do := func(op blk.Op) (st blk.Stamps) {
+		t.Helper()
+		done := false
+		s.c.Submit(&blk.Request{Op: op, Length: 4096, Buf: buf, Stamps: &st, Owner: completer(func(r *blk.Request) { done = r.Err == 0 })})
+		for s.c.AckLimit = math.MaxUint64; !done; {
+			if wake := s.c.Kick(s.w.Time()); !done && wake > s.w.Now && !s.w.Turn(wake) {
+				t.Fatal("quiet")
+			}
+		}
+		return st
+	}
+	passed := func(what string, st blk.Stamps, want ...blk.Stage) {
+		t.Helper()
+		for g := range blk.Stages {
+			if (st[g] != 0) != slices.Contains(want, g) {
+				t.Errorf("%s: stamps %v", what, st)
+			}
+		}
+	}
+	passed("from the disk", do(blk.Read), blk.DataDone)
+	s.c.HoldDestage(true)
+	do(blk.Write)
+	passed("from RAM", do(blk.Read))
+	s.c.HoldDestage(false)
+	s.drain()
+	peer := blktest.NewDisk(s.w, "peer", simDisk, 1000)
+	peer.Restore(s.data.Bytes())
+	s.data.Dead = true
+	s.c.SetFallback(peer)
+	passed("from the peer", do(blk.Read), blk.PeerSent, blk.PeerAcked)
+}

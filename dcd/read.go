@@ -212,14 +212,20 @@ func (q *reads) back(p *part, now blk.Instant) {
 		}
 		p.from, p.Err, p.sent = fromPeer, 0, now.Mono
 		c.count.ReadPeer++
+		r.Stamp(blk.PeerSent, now)
 		c.fallback.Submit(&p.Request)
 		return
 	}
 	if p.Err != 0 && r.Err == 0 {
 		r.Err = p.Err
 	}
-	if p.from == fromData {
+	switch p.from { // where it was served; none of them: RAM
+	case fromData:
 		r.Stamp(blk.DataDone, now)
+	case fromLog:
+		r.Stamp(blk.LogDone, now)
+	case fromPeer:
+		r.Stamp(blk.PeerAcked, now)
 	}
 	p.parent = nil
 	q.free = append(q.free, p.Tag)
