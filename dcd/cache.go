@@ -424,7 +424,11 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 		}
 	}
 	c.p.watch(now)
+	was := c.full
 	wake = min(wake, c.commit(now))
+	if c.full && !was && c.d.paused {
+		wake = now.Mono // only now destage may begin
+	}
 	if !c.follow && !c.held {
 		wake = min(wake, c.log.Declare(now))
 	}

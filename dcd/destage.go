@@ -31,6 +31,7 @@ type destager struct {
 	prints  []print
 	changed bool // a completion has come since the last kick
 	held    bool // hold destage altogether
+	paused  bool // by the user: until space is wanted
 	zeros   []zeroOp
 	zeroAt  int // of zeros: to be submitted
 	zreqs   [4]blk.Request
@@ -117,6 +118,9 @@ func (d *destager) limit() seglog.LSN {
 func (d *destager) wanted(now blk.Instant) (yes bool, wake int64) {
 	c := d.c
 	if d.held || c.y.active > 0 && !(Planted && Plant == "bypass-destage-goes-on") || d.reader.Position() >= d.limit() || c.dataErr != nil && !c.remote || c.data == nil && !c.remote {
+		return false, blk.Never
+	}
+	if d.paused && !d.all && !c.full && !c.remote && c.logErr == nil {
 		return false, blk.Never
 	}
 	idle := c.lastIO + c.o.IdleNanos

@@ -61,6 +61,10 @@ func (c *Cache) DestageAll(on bool) { c.d.all = on }
 // HoldDestage stops destage from beginning batches, or lets it go on.
 func (c *Cache) HoldDestage(on bool) { c.d.held = on }
 
+// PauseDestage lets the data disk alone until the log is full, a command wants the log emptied, or
+// the log is lost.
+func (c *Cache) PauseDestage(on bool) { c.d.paused = on }
+
 // Dirty is how many bytes of payload are mapped, at most; 0 when the data disk holds everything.
 func (c *Cache) Dirty() int64 {
 	if c.idle() && c.d.phase == resting && c.d.reader.Kept() >= c.log.Sealed() {

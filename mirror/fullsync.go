@@ -139,7 +139,7 @@ func (s *fullSync) kick() (wake int64) {
 		return wake
 	}
 	size := n.cache.Info().SizeBytes
-	if !s.active || s.reading || s.have || s.next >= size || !n.s.up || !n.pace.may(n.now.Mono) {
+	if !s.active || s.reading || s.have || s.next >= size || !n.s.up || n.resyncPaused || !n.pace.may(n.now.Mono) {
 		return wake
 	}
 	if n.now.Mono < s.rest {

@@ -133,6 +133,8 @@ type Node struct {
 	begun        int64
 	promoting    uint64
 	draining     bool
+	resyncPaused bool // by the user
+	apart        bool // disconnected by the user
 	drainPeer    bool // the peer has to be level first
 	drained      bool
 	endTicket    uint64

@@ -120,7 +120,7 @@ func (x *refill) next() (wake int64) {
 		x.below(fillFlushing, blk.Flush, 0)
 	case x.at == size:
 		x.finish()
-	case !n.peer.may():
+	case !n.peer.may() || n.resyncPaused:
 	case now < x.rest:
 		return x.rest
 	default:

@@ -48,6 +48,15 @@ func (s *session) kick() int64 {
 			break
 		}
 		s.dialing = false
+		if n.apart {
+			if c != nil {
+				f := n.frameOf(wire.Goodbye)
+				f.Body = []byte(errApart.Error())
+				c.Send(f)
+				c.Close()
+			}
+			continue
+		}
 		if err != nil {
 			n.dialFailures++
 			s.again(err)
@@ -70,7 +79,7 @@ func (s *session) kick() int64 {
 			return wake
 		}
 	}
-	if n.fenced || s.diverged != "" || s.dialing {
+	if n.fenced || s.diverged != "" || s.dialing || n.apart {
 		return blk.Never
 	}
 	if now >= s.nextDial {

@@ -32,6 +32,10 @@ type CLI struct {
 	Del         DelCmd         `cmd:"" help:"End a volume: bring the peer level, empty the log into the disk, forget it. The disk then mounts without us."`
 	Set         SetCmd         `cmd:"" help:"Change a volume's settings while it serves, for example mode=async; without settings show them."`
 	Destage     DestageCmd     `cmd:"" help:"Empty a volume's log into its disk now; writes go on meanwhile."`
+	Pause       PauseCmd       `cmd:"" help:"Make destage or resync stand still."`
+	Resume      ResumeCmd      `cmd:"" help:"Let destage or resync go on."`
+	Disconnect  DisconnectCmd  `cmd:"" help:"End the session with the peer, and make none until connect: to a primary the peer is away."`
+	Connect     ConnectCmd     `cmd:"" help:"Take disconnect back."`
 	ReplaceDisk ReplaceDiskCmd `cmd:"" help:"Put another disk in the data disk's place while the volume is in use: the peer stands in and fills it."`
 	ReplaceLog  ReplaceLogCmd  `cmd:"" help:"Give a volume that lost its log another one, under the same block device."`
 	Recover     RecoverCmd     `cmd:"" help:"Start a new server under a device whose server and supervisor are both gone."`

@@ -81,15 +81,11 @@ func waitReleased(disk string) {
 // SetCmd changes settings online.
 type SetCmd struct {
 	Name string   `arg:"" help:"The volume."`
-	Set  []string `arg:"" optional:"" name:"setting" help:"KEY=VALUE: mode, on-disconnect, remote, rate-limit, compress, heartbeat, peer-dead, low-water, high-water, bypass, ordered, metrics."`
+	Set  []string `arg:"" optional:"" name:"setting" help:"KEY=VALUE: mode, on-disconnect, remote, rate-limit, compress, heartbeat, peer-dead, destage, resync, link, low-water, high-water, bypass, ordered, metrics."`
 }
 
-// Run asks the volume's server; a stopped volume's settings count from its next start.
+// Run changes what is said, and shows all settings.
 func (s *SetCmd) Run(cli *CLI) error {
-	c, err := volume.LoadConfig(s.Name)
-	if err != nil {
-		return err
-	}
 	want := map[string]string{}
 	for _, kv := range s.Set {
 		k, v, ok := strings.Cut(kv, "=")
@@ -98,26 +94,39 @@ func (s *SetCmd) Run(cli *CLI) error {
 		}
 		want[k] = v
 	}
-	n, err := c.Change(want)
+	all, err := change(s.Name, want)
 	if err != nil {
 		return err
 	}
-	if len(want) > 0 {
-		err := do(s.Name, "set", control.Args{Set: want}, nil)
-		if errors.Is(err, control.ErrNotRunning) {
-			err = n.Save()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	all := n.Get()
 	return cli.print(all, func(w io.Writer) error {
 		for _, x := range volume.SettingList {
 			fmt.Fprintf(w, "%s=%s  # %s\n", x.Name, all[x.Name], x.Help)
 		}
 		return nil
 	})
+}
+
+// change asks the volume's server to change settings, and gives all of them as they are then; those of
+// a stopped volume count from its next start.
+func change(name string, want map[string]string) (map[string]string, error) {
+	c, err := volume.LoadConfig(name)
+	if err != nil {
+		return nil, err
+	}
+	n, err := c.Change(want)
+	if err != nil {
+		return nil, err
+	}
+	if len(want) > 0 {
+		err := do(name, "set", control.Args{Set: want}, nil)
+		if errors.Is(err, control.ErrNotRunning) {
+			err = n.Save()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return n.Get(), nil
 }
 
 // DestageCmd empties a volume's log.

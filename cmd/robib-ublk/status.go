@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/cmd/internal/volume"
@@ -181,6 +182,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 	row("destage", "%s written, %.0f %% of writes spared, %s/s of log given back, empty in %.0f s", volume.Bytes(int64(s.DestagedBytes)), s.WriteReduction, volume.Bytes(int64(s.FreedPerSecond)), s.EmptySeconds)
 	if s.BypassBytes > 0 {
 		row("bypass", "sequential runs of more than %s go past the log: %s did", volume.Bytes(s.BypassBytes), volume.Bytes(int64(s.BypassedBytes)))
+	}
+	if len(s.Paused) > 0 {
+		row("paused", "by its user: %s", strings.Join(s.Paused, ", "))
 	}
 	row("commits", "%d, %.1f requests each, %.0f us", s.Commits, s.GatherSize, s.CommitMicros)
 	row("reads", "%.0f %% not from the disk: RAM %d, log %d, zeros %d, disk %d, peer %d", s.HitPercent, s.ReadRAM, s.ReadLog, s.ReadZero, s.ReadDisk, s.PeerReads)

@@ -63,7 +63,10 @@ type Config struct {
 	Metrics      string `json:"metrics,omitempty"`                     // where they are served, [HOST]:PORT; "" is nowhere
 	Heartbeat    int64  `json:"heartbeat_ms,omitempty"`                // 0: the default
 	PeerDead     int64  `json:"peer_dead_ms,omitempty"`                // silence after which the peer counts as dead; 0: the default
-	PeerKey      string `json:"peer_key,omitempty"`                    // fingerprint of the pinned peer
+	NoDestage    bool   `json:"destage_paused,omitempty"`
+	NoResync     bool   `json:"resync_paused,omitempty"`
+	Apart        bool   `json:"disconnected,omitempty"` // by the user
+	PeerKey      string `json:"peer_key,omitempty"`     // fingerprint of the pinned peer
 	Overwrite    bool   `json:"overwrite,omitempty"`
 	Demoted      bool   `json:"demoted,omitempty"`     // a stopped primary shall come back as a secondary
 	FirstAlone   bool   `json:"first_alone,omitempty"` // --degraded-ok at the first add

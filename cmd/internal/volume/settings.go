@@ -59,6 +59,23 @@ var SettingList = []Setting{
 		func(c *Config, v string) (err error) { c.Heartbeat, err = ParseWait(v); return err }},
 	{"peer-dead", "how long a silent peer is waited for: at least three heartbeats", func(c *Config) string { return waitText(c.PeerDead, mirror.DefaultPeerDead) },
 		func(c *Config, v string) (err error) { c.PeerDead, err = ParseWait(v); return err }},
+	{"destage", "run, or pause: the data disk is let alone until the log is full", pauseText(func(c *Config) *bool { return &c.NoDestage }), pause(func(c *Config) *bool { return &c.NoDestage })},
+	{"resync", "run, or pause: full and map syncs and refills stand still, writes go on to the peer", pauseText(func(c *Config) *bool { return &c.NoResync }), pause(func(c *Config) *bool { return &c.NoResync })},
+	{"link", "up, or down: no session with the peer is made", func(c *Config) string {
+		if c.Apart {
+			return "down"
+		}
+		return "up"
+	}, func(c *Config, v string) error {
+		if v != "up" && v != "down" {
+			return fmt.Errorf("%q: up or down", v)
+		}
+		if c.Remote == "" && c.Listen == "" {
+			return errors.New("this volume has no peer")
+		}
+		c.Apart = v == "down"
+		return nil
+	}},
 	{"low-water", "per cent of the log from which destage does not wait for an idle disk", func(c *Config) string {
 		lo, _ := dcd.Watermarks(c.LowWater, c.HighWater)
 		return strconv.Itoa(lo)
@@ -111,6 +128,25 @@ func (c *Config) bypassBytes() int64 {
 		return -1
 	}
 	return int64(c.BypassMiB) << 20
+}
+
+func pauseText(at func(c *Config) *bool) func(c *Config) string {
+	return func(c *Config) string {
+		if *at(c) {
+			return "pause"
+		}
+		return "run"
+	}
+}
+
+func pause(at func(c *Config) *bool) func(c *Config, v string) error {
+	return func(c *Config, v string) error {
+		if v != "run" && v != "pause" {
+			return fmt.Errorf("%q: run or pause", v)
+		}
+		*at(c) = v == "pause"
+		return nil
+	}
 }
 
 // ParseBypass gives what a configuration keeps of MiB of a sequential run: 0 is never there, and -1 here.
@@ -231,6 +267,7 @@ func (s *Server) set(want map[string]string) (any, error) {
 			s.stack.node.SetMode(mode)
 			s.stack.node.SetOnDisconnect(lost)
 		}
+		s.stack.pauses(n)
 		s.stack.node.SetTiming(n.Heartbeat*nanosPerMilli, n.PeerDead*nanosPerMilli)
 		err = errors.Join(s.stack.node.SetRateLimit(n.RateLimit), s.stack.node.SetCompress(n.Compress != ""))
 	})

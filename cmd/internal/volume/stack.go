@@ -141,10 +141,21 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	if k.net != nil {
 		m.Net = k.net
 	}
-	if k.node, err = mirror.New(m); err == nil && k.broken != nil {
+	if k.node, err = mirror.New(m); err != nil {
+		return err
+	}
+	k.pauses(c)
+	if k.broken != nil {
 		k.node.Fail(k.broken)
 	}
-	return err
+	return nil
+}
+
+// pauses makes stand still what the user wants to.
+func (k *stack) pauses(c *Config) {
+	k.cache.PauseDestage(c.NoDestage)
+	k.node.PauseResync(c.NoResync)
+	k.node.Disconnect(c.Apart)
 }
 
 // demoted makes up in the log for a demotion while no server ran.

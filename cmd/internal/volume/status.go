@@ -3,6 +3,7 @@ package volume
 import (
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -106,6 +107,7 @@ type Status struct {
 	CannotKeepUp     bool     `json:"cannot_keep_up"`
 	RefillBytes      int64    `json:"refilled_bytes"`              // of a new data disk
 	RefillTotal      int64    `json:"refill_bytes"`                // 0: none is being filled
+	Paused           []string `json:"paused"`                      // by the user: destage, resync, link
 	RateLimit        int64    `json:"rate_limit_bytes_per_second"` // 0: none
 	SentBytes        uint64   `json:"sent_data_bytes_total"`
 	RawBytes         uint64   `json:"sent_data_raw_bytes_total"` // what it stands for
@@ -156,6 +158,7 @@ func (s *Server) Status() (any, error) {
 	v.RefillBytes, v.RefillTotal = st.RefillDone, st.RefillTotal
 	v.catchUp(&st.CatchUp)
 	v.Latency, v.Metrics = s.traced(), s.exports.status()
+	v.Paused = s.c.paused()
 	if s.live {
 		v.Device, v.DeviceID = s.dev.Path(), s.dev.ID()
 	}
@@ -259,3 +262,15 @@ func (s *Server) describeReplication() string {
 }
 
 var _ control.Handler = (*Server)(nil)
+
+// paused names what the user made stand still.
+func (c *Config) paused() []string {
+	list := []string{}
+	for what, on := range map[string]bool{"destage": c.NoDestage, "resync": c.NoResync, "link": c.Apart} {
+		if on {
+			list = append(list, what)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
