@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/robib-ublk/robib/cmd/internal/demo"
 	"github.com/robib-ublk/robib/cmd/lab/vm"
 )
@@ -22,7 +24,14 @@ func (d *DemoCmd) Run(*CLI) error {
 		return err
 	}
 	j.Args, j.Tree = []string{"/bin/lab", "guest-demo"}, true
-	return l.Phase("demo on kernel "+j.Kernel.Version, func() error { return finish(l.Run(j)) })
+	return l.Phase("demo on kernel "+j.Kernel.Version, func() error {
+		code, err := l.Run(j)
+		if errors.Is(err, vm.ErrKernel) {
+			l.Say("the emulated machine's kernel died; the demo begins anew (%v)", err)
+			code, err = l.Run(j)
+		}
+		return finish(code, err)
+	})
 }
 
 // GuestDemoCmd is the demo's part inside the guest.

@@ -24,16 +24,21 @@ type TestCmd struct {
 	Filter   string   `short:"r" name:"run" help:"Only VM tests that match this regular expression."`
 }
 
-// vmBatches share a boot each: the packages' tests with build tag vm, by regular expression.
-var vmBatches = []struct{ pkg, run string }{
-	{"./ublk", "."},
-	{"./cmd/lab/e2e", "^(TestFio|TestFioAsync|TestRefusals|TestMarker)$"},
-	{"./cmd/lab/e2e", "^(TestLogTools|TestZeroing|TestWriteCache|TestQueues|TestLostStateDirectory|TestLatency)$"},
-	{"./cmd/lab/e2e", "^(TestFioKills|TestSecondaryKilled|TestFioLinkCut)$"},
-	{"./cmd/lab/e2e", "^(TestExt4)$"},
-	{"./cmd/lab/e2e", "^(TestXFS|TestDataDisks|TestSwapRoles|TestOldPrimaryReturns)$"},
-	{"./cmd/lab/e2e", "^(TestReplaceDisk|TestReplaceLog|TestMetrics)$"},
-	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover)$"},
+// vmBatches share a boot each: the packages' tests with build tag vm, by regular expression, on so many
+// CPUs (0: two). Where latency probes are attached there is one: an emulator of several does not always
+// see in time that another one has patched the kernel's code, and dies of an int3 that is gone already.
+var vmBatches = []struct {
+	pkg, run string
+	cpus     int
+}{
+	{"./ublk", ".", 0},
+	{"./cmd/lab/e2e", "^(TestFio|TestFioAsync|TestRefusals|TestMarker)$", 0},
+	{"./cmd/lab/e2e", "^(TestLogTools|TestZeroing|TestWriteCache|TestQueues|TestLostStateDirectory)$", 0},
+	{"./cmd/lab/e2e", "^(TestFioKills|TestSecondaryKilled|TestFioLinkCut|TestReplaceDisk|TestReplaceLog)$", 0},
+	{"./cmd/lab/e2e", "^(TestExt4)$", 0},
+	{"./cmd/lab/e2e", "^(TestXFS|TestDataDisks|TestSwapRoles|TestOldPrimaryReturns)$", 0},
+	{"./cmd/lab/e2e", "^(TestLatency|TestMetrics)$", 1},
+	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover)$", 0},
 }
 
 // tally counts what passed and failed over all phases.
@@ -216,6 +221,7 @@ func (c *TestCmd) guests(t *tally, kernel string) error {
 		name := fmt.Sprintf("%s on %s: %s", b.pkg, j.Kernel.Version, run)
 		t.phase(name, func() (int, int, error) {
 			g := j
+			g.SMP = b.cpus
 			g.Files = map[string]string{"/test/vm.test": bins[b.pkg]}
 			for k, v := range j.Files {
 				g.Files[k] = v

@@ -31,6 +31,7 @@ type making struct {
 	RAM        int64  `name:"ram" help:"RAM that keeps the newest bytes of a log that is made, so that destage and the mirror need not read them back (default 64)." placeholder:"MIB"`
 	Encrypt    string `enum:",on,off" default:"" help:"off: the two machines prove their keys, and then do not encrypt; both sides must say so. For trusted links only." placeholder:"ON|OFF"`
 	Ordered    *bool  `negatable:"" help:"Destage in write order, flushed segment by segment: the disk alone is always an older crash-consistent image."`
+	Latency    *bool  `negatable:"" help:"Attach the latency probes to the block device (the default)."`
 	LowWater   int    `help:"Fill of the log in per cent from which destage does not wait for an idle disk (default 50)." placeholder:"PERCENT"`
 	HighWater  int    `help:"Fill from which destage works all the time and writes are admitted as fast as space comes back (default 80)." placeholder:"PERCENT"`
 	Metrics    string `help:"Serve the volume's metrics to Prometheus there: HTTP without a password, so choose an address that only those can reach who may see them. Off by default." placeholder:"[HOST]:PORT|OFF"`
@@ -46,7 +47,7 @@ func (m *making) request(role volume.Role) (volume.Request, error) {
 	if m.RAM < 0 || m.RAM > 4096 {
 		return q, volume.Usagef("--ram %d: 1 to 4096 MiB", m.RAM)
 	}
-	q.Settings = volume.Settings{Ordered: m.Ordered, LowWater: m.LowWater, HighWater: m.HighWater, RAMBytes: m.RAM << 20}
+	q.Settings = volume.Settings{Ordered: m.Ordered, Latency: m.Latency, LowWater: m.LowWater, HighWater: m.HighWater, RAMBytes: m.RAM << 20}
 	for _, w := range []struct {
 		flag, text string
 		millis     *int64

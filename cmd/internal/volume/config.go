@@ -63,6 +63,7 @@ type Config struct {
 	Metrics      string `json:"metrics,omitempty"`                     // where they are served, [HOST]:PORT; "" is nowhere
 	Heartbeat    int64  `json:"heartbeat_ms,omitempty"`                // 0: the default
 	PeerDead     int64  `json:"peer_dead_ms,omitempty"`                // silence after which the peer counts as dead; 0: the default
+	NoLatency    bool   `json:"latency_off,omitempty"`
 	NoDestage    bool   `json:"destage_paused,omitempty"`
 	NoResync     bool   `json:"resync_paused,omitempty"`
 	Apart        bool   `json:"disconnected,omitempty"` // by the user

@@ -37,6 +37,7 @@ type Request struct {
 // Settings are what `add` and `serve` take for cache and link; nil or 0: as it is, or the default.
 type Settings struct {
 	Ordered             *bool
+	Latency             *bool
 	Plain               *bool // no encryption after the handshake
 	WriteCache          *bool // acknowledge from RAM
 	RateLimit           *int64
@@ -52,6 +53,9 @@ type Settings struct {
 // apply puts what was given into c and reports whether that changed it.
 func (s *Settings) apply(c *Config) (changed bool, err error) {
 	was := *c
+	if s.Latency != nil {
+		c.NoLatency = !*s.Latency
+	}
 	if s.Ordered != nil {
 		c.Ordered = *s.Ordered
 	}

@@ -76,6 +76,16 @@ var SettingList = []Setting{
 		c.Apart = v == "down"
 		return nil
 	}},
+	{"latency", "on or off: probes that time each request", func(c *Config) string {
+		if c.NoLatency {
+			return "off"
+		}
+		return "on"
+	}, func(c *Config, v string) error {
+		on, err := parseYesNo(v)
+		c.NoLatency = !on
+		return err
+	}},
 	{"low-water", "per cent of the log from which destage does not wait for an idle disk", func(c *Config) string {
 		lo, _ := dcd.Watermarks(c.LowWater, c.HighWater)
 		return strconv.Itoa(lo)
@@ -245,7 +255,14 @@ func (s *Server) set(want map[string]string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	off := s.c.NoLatency
 	*s.c = *n
+	if s.live && n.NoLatency != off {
+		if err := s.untrace(); err != nil {
+			return nil, err
+		}
+		s.trace(s.dev)
+	}
 	mode, err := mirror.ParseMode(n.Mode)
 	if err != nil {
 		return nil, err

@@ -18,13 +18,21 @@ type tracing struct {
 	why    error
 }
 
-var errNotTraced = errors.New("there is no block device")
+var (
+	errNotTraced = errors.New("there is no block device")
+	errProbesOff = errors.New("off: `robib-ublk set NAME latency=on` attaches the probes")
+)
 
 // trace attaches latency probes to dev, beside the server's work. Where that fails (no rights,
 // say) the status tells why; it is never a reason not to serve.
 func (s *Server) trace(dev *ublk.Device) {
 	t := &s.tracing
 	t.mu.Lock()
+	if s.c.NoLatency {
+		t.why = errProbesOff
+		t.mu.Unlock()
+		return
+	}
 	go func() {
 		defer t.mu.Unlock()
 		t.tracer, t.why = s.openTracer(dev)

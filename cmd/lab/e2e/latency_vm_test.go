@@ -12,6 +12,7 @@ import (
 // The latency report of a volume on a real device: writes are there with the server's own stages, and
 // the probes do not hurt a server that is killed.
 func TestLatency(t *testing.T) {
+	withProbes(t)
 	blank(t, dataA, logA)
 	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log")
 	dev := stat(t, "v").Device

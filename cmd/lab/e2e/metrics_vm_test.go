@@ -37,6 +37,7 @@ func scrape() map[string]float64 {
 // A mirrored volume's metrics tell what happens to it, also after its server was killed; an address
 // that is taken keeps add from making a device, and set from changing anything.
 func TestMetrics(t *testing.T) {
+	withProbes(t)
 	taken, err := net.Listen("tcp", metricsAt)
 	if err != nil {
 		t.Fatal(err)
