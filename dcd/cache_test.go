@@ -280,3 +280,15 @@ func TestReadsAreStampedWhereTheyAreServed(t *testing.T) {
 	s.c.SetFallback(peer)
 	passed("from the peer", do(blk.Read), blk.PeerSent, blk.PeerAcked)
 }
+
+// A read that finds the data disk lost is not on its way to it: the disk can be replaced beneath it.
+func TestNothingGoesToALostDisk(t *testing.T) {
+	s := newSim(6)
+	s.c.SetFallback(blktest.NewDisk(s.w, "peer", simDisk, 1000))
+	s.c.LoseData(errors.New("gone"))
+	done := false
+	s.c.Submit(&blk.Request{Op: blk.Read, Length: 4096, Buf: make([]byte, 4096), Owner: completer(func(*blk.Request) { done = true })})
+	if done || !s.c.DataQuiet() {
+		t.Errorf("done %v, quiet %v", done, s.c.DataQuiet())
+	}
+}

@@ -30,6 +30,7 @@ const (
 	fromData source = iota
 	fromLog
 	fromPeer
+	fromNowhere // the disk that it should come from is lost
 )
 
 type part struct {
@@ -171,7 +172,7 @@ func (q *reads) serve(r *blk.Request, x run) {
 		c.count.ReadData++
 		c.data.Submit(&p.Request)
 	default:
-		if p.from = fromData; x.from == mapped {
+		if p.from = fromNowhere; x.from == mapped {
 			p.LSN = c.log.LSNAt(x.at) // the log is lost: the peer must have this version at least
 		}
 		p.Err = syscall.EIO
