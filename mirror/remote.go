@@ -232,9 +232,7 @@ func (n *Node) drain() {
 	if !n.allDurable() || n.remoteAsked {
 		return
 	}
-	f := n.frameOf(wire.Mark)
-	f.Flags = wire.FactEnd
-	n.remoteAsked = n.s.conn.Send(f)
+	n.remoteAsked = n.sayMark(wire.FactEnd)
 }
 
 // Drained reports whether the data disks alone hold everything, and how many bytes are left.

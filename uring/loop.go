@@ -34,8 +34,8 @@ type LoopOptions struct{ Options }
 type Loop struct {
 	ring    *Ring
 	sources []Source
-	inline  bool
-	sure    uint32
+	inline  bool   // this batch holds what may complete inside the enter call
+	sure    uint32 // and so much that surely does
 	stop    atomic.Bool
 	running bool
 
@@ -209,8 +209,8 @@ func (l *Loop) Run(kick func(now int64) (wake int64)) error {
 	return nil
 }
 
-// wait enters at most twice: without waiting where something completes inline, then waiting
-// for one completion, or not at all where there is nothing to submit and something to reap.
+// wait enters at most twice: without waiting where something may complete inline, then waiting
+// for one completion beside those that surely come inline, or not at all where there is nothing to submit and something to reap.
 func (l *Loop) wait(wake, now int64) error {
 	n := 1 + l.sure
 	l.sure = 0
