@@ -60,7 +60,7 @@ func (e *exporting) close() error {
 	return nil
 }
 
-// move exports at addr, "" for nowhere, once keep has remembered it; when either fails all stays as it was.
+// moveMetrics exports at addr, "" for nowhere, once keep has remembered it; when either fails all stays as it was.
 func (s *Server) moveMetrics(addr string, keep func() error) error {
 	e := &s.exports
 	e.mu.Lock()

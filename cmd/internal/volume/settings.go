@@ -59,23 +59,9 @@ var SettingList = []Setting{
 		func(c *Config, v string) (err error) { c.Heartbeat, err = ParseWait(v); return err }},
 	{"peer-dead", "how long a silent peer is waited for: at least three heartbeats", func(c *Config) string { return waitText(c.PeerDead, mirror.DefaultPeerDead) },
 		func(c *Config, v string) (err error) { c.PeerDead, err = ParseWait(v); return err }},
-	{"destage", "run, or pause: the data disk is let alone until the log is full", pauseText(func(c *Config) *bool { return &c.NoDestage }), pause(func(c *Config) *bool { return &c.NoDestage })},
-	{"resync", "run, or pause: full and map syncs and refills stand still, writes go on to the peer", pauseText(func(c *Config) *bool { return &c.NoResync }), pause(func(c *Config) *bool { return &c.NoResync })},
-	{"link", "up, or down: no session with the peer is made", func(c *Config) string {
-		if c.Apart {
-			return "down"
-		}
-		return "up"
-	}, func(c *Config, v string) error {
-		if v != "up" && v != "down" {
-			return fmt.Errorf("%q: up or down", v)
-		}
-		if c.Remote == "" && c.Listen == "" {
-			return errors.New("this volume has no peer")
-		}
-		c.Apart = v == "down"
-		return nil
-	}},
+	either("destage", "run, or pause: the data disk is let alone until the log is full", "run", "pause", func(c *Config) *bool { return &c.NoDestage }),
+	either("resync", "run, or pause: full and map syncs and refills stand still, writes go on to the peer", "run", "pause", func(c *Config) *bool { return &c.NoResync }),
+	linkSetting(),
 	{"latency", "on or off: probes that time each request", func(c *Config) string {
 		if c.NoLatency {
 			return "off"
@@ -140,23 +126,33 @@ func (c *Config) bypassBytes() int64 {
 	return int64(c.BypassMiB) << 20
 }
 
-func pauseText(at func(c *Config) *bool) func(c *Config) string {
-	return func(c *Config) string {
+// either is a setting of two words; the second one is true.
+func either(name, help, no, yes string, at func(c *Config) *bool) Setting {
+	return Setting{name, help, func(c *Config) string {
 		if *at(c) {
-			return "pause"
+			return yes
 		}
-		return "run"
-	}
+		return no
+	}, func(c *Config, v string) error {
+		if v != no && v != yes {
+			return fmt.Errorf("%q: %s or %s", v, no, yes)
+		}
+		*at(c) = v == yes
+		return nil
+	}}
 }
 
-func pause(at func(c *Config) *bool) func(c *Config, v string) error {
-	return func(c *Config, v string) error {
-		if v != "run" && v != "pause" {
-			return fmt.Errorf("%q: run or pause", v)
+func linkSetting() Setting {
+	s := either("link", "up, or down: no session with the peer is made", "up", "down", func(c *Config) *bool { return &c.Apart })
+	word := s.set
+	s.set = func(c *Config, v string) error {
+		err := word(c, v)
+		if err == nil && c.Remote == "" && c.Listen == "" {
+			err = errors.New("this volume has no peer")
 		}
-		*at(c) = v == "pause"
-		return nil
+		return err
 	}
+	return s
 }
 
 // ParseBypass gives what a configuration keeps of MiB of a sequential run: 0 is never there, and -1 here.
