@@ -115,14 +115,20 @@ func TestUnusableDisksAreRefused(t *testing.T) {
 	}
 }
 
-// A read that the data disk cannot answer goes to the fallback, which must hold what was destaged.
-func TestFallback(t *testing.T) {
-	s := newSim(6)
+// written is a simulation whose data disk holds what a load has written.
+func written(seed uint64) *sim {
+	s := newSim(seed)
 	s.load.Left = 200
 	for !s.load.Done() {
 		s.turn()
 	}
 	s.drain()
+	return s
+}
+
+// A read that the data disk cannot answer goes to the fallback, which must hold what was destaged.
+func TestFallback(t *testing.T) {
+	s := written(6)
 	peer := blktest.NewDisk(s.w, "peer", simDisk, 1000)
 	peer.Restore(s.data.Bytes())
 	s.data.Dead = true
@@ -242,12 +248,7 @@ func BenchmarkRead4KDepth32(b *testing.B)  { benchmark(b, blk.Read) }
 // The stamps of a read say where it was served: data disk, or the peer that stands in for it; a read
 // from RAM has neither.
 func TestReadsAreStampedWhereTheyAreServed(t *testing.T) {
-	s := newSim(6)
-	s.load.Left = 200
-	for !s.load.Done() {
-		s.turn()
-	}
-	s.drain()
+	s := written(6)
 	buf := make([]byte, 4096)
 	do := func(op blk.Op) (st blk.Stamps) {
 		t.Helper()
@@ -291,4 +292,32 @@ func TestNothingGoesToALostDisk(t *testing.T) {
 	if done || !s.c.DataQuiet() {
 		t.Errorf("done %v, quiet %v", done, s.c.DataQuiet())
 	}
+}
+
+// While destage is paused the disk gets nothing, until the log is full: then it goes on as far as it must.
+func TestPausedDestage(t *testing.T) {
+	s := newSim(5)
+	s.alone = true // no peer is waited for
+	s.c.PauseDestage(true)
+	s.load.Left = 60
+	for !s.load.Done() {
+		if !s.turn() {
+			t.Fatal("quiet")
+		}
+	}
+	if n := s.c.count.DestagedBytes; n != 0 && s.c.count.Throttled == 0 {
+		t.Fatalf("%d bytes were destaged, and the log was never full", n)
+	}
+	s.load.Left = 3000 // many times what the log holds: nobody waits for ever
+	for !s.load.Done() {
+		if !s.turn() {
+			t.Fatal("quiet: a write waits for a paused destage")
+		}
+	}
+	if s.c.count.DestagedBytes == 0 {
+		t.Fatal("the log was never full")
+	}
+	s.c.PauseDestage(false)
+	s.drain()
+	s.verify()
 }

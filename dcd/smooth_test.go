@@ -208,31 +208,3 @@ func TestReaderBesideDestage(t *testing.T) {
 		t.Logf("%d at once: p99 of reads %d ns alone, %d ns beside destage", parallel, alone, beside)
 	}
 }
-
-// While destage is paused the disk gets nothing, until the log is full: then it goes on as far as it must.
-func TestPausedDestage(t *testing.T) {
-	s := newSim(5)
-	s.alone = true // no peer is waited for
-	s.c.PauseDestage(true)
-	s.load.Left = 60
-	for !s.load.Done() {
-		if !s.turn() {
-			t.Fatal("quiet")
-		}
-	}
-	if n := s.c.count.DestagedBytes; n != 0 && s.c.count.Throttled == 0 {
-		t.Fatalf("%d bytes were destaged, and the log was never full", n)
-	}
-	s.load.Left = 3000 // many times what the log holds: nobody waits for ever
-	for !s.load.Done() {
-		if !s.turn() {
-			t.Fatal("quiet: a write waits for a paused destage")
-		}
-	}
-	if s.c.count.DestagedBytes == 0 {
-		t.Fatal("the log was never full")
-	}
-	s.c.PauseDestage(false)
-	s.drain()
-	s.verify()
-}

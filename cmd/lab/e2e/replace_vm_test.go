@@ -37,15 +37,22 @@ func failing(t *testing.T, name, disk string) (dev string, fail func()) {
 	}
 }
 
+// dying fails a disk of the pair's primary under fio, and gives what waits for fio.
+func (p *pair) dying(fail func()) (wait func()) {
+	p.t.Helper()
+	ended, wait := background(p.t, p.Dev, job{"4k", 32, 2})
+	pause(ended, 2)
+	fail()
+	until(p.t, "remote", func() bool { return stat(p.t, "p").State == "remote" })
+	return wait
+}
+
 // The data disk dies under fio, another one takes its place, and the server is killed while that is
 // filled: fio notices nothing, and in the end both copies are equal.
 func TestReplaceDisk(t *testing.T) {
 	disk, fail := failing(t, "data", dataA)
 	p := newPairOn(t, "sync", disk, logA)
-	ended, wait := background(t, p.Dev, job{"4k", 32, 2})
-	pause(ended, 2)
-	fail()
-	until(t, "remote", func() bool { return stat(t, "p").State == "remote" })
+	wait := p.dying(fail)
 	other := spare(t, 512)
 	robib(t, "replace-disk", "p", "--disk", other)
 	kill9(t, "p")
@@ -60,10 +67,7 @@ func TestReplaceDisk(t *testing.T) {
 func TestReplaceLog(t *testing.T) {
 	log, fail := failing(t, "log", logA)
 	p := newPairOn(t, "sync", dataA, log)
-	ended, wait := background(t, p.Dev, job{"4k", 32, 2})
-	pause(ended, 2)
-	fail()
-	until(t, "remote", func() bool { return stat(t, "p").State == "remote" })
+	wait := p.dying(fail)
 	robib(t, "replace-log", "p", "--log", spare(t, 128), "--create-log")
 	wait()
 	until(t, "in sync or remote for want of a disk", func() bool { s := stat(t, "p").State; return s == "in sync" || s == "remote" })
