@@ -20,17 +20,18 @@ const (
 	DefaultBackoffTo = 10 * second
 	DefaultStartWait = 30 * second
 	DefaultRemote    = 120 * second // how long I/O waits for the peer while the volume is remote
+	DefaultShip      = 5_000_000    // how long segments wait for more before they are sent, in async mode
 )
 
 // Timing are the node's waits, in ns; 0 is the default.
-type Timing struct{ Heartbeat, PeerDead, Backoff, BackoffTo, StartWait, Remote int64 }
+type Timing struct{ Heartbeat, PeerDead, Backoff, BackoffTo, StartWait, Remote, Ship int64 }
 
 func (t *Timing) fill() {
 	for _, x := range []struct {
 		v *int64
 		d int64
 	}{{&t.Heartbeat, DefaultHeartbeat}, {&t.PeerDead, DefaultPeerDead}, {&t.Backoff, DefaultBackoff}, {&t.BackoffTo, DefaultBackoffTo},
-		{&t.StartWait, DefaultStartWait}, {&t.Remote, DefaultRemote}} {
+		{&t.StartWait, DefaultStartWait}, {&t.Remote, DefaultRemote}, {&t.Ship, DefaultShip}} {
 		if *x.v == 0 {
 			*x.v = x.d
 		}
@@ -251,7 +252,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	}
 	wake = min(wake, n.full.kick())
 	n.send()
-	wake = min(wake, n.pace.wake())
+	wake = min(wake, n.pace.wake(), n.ship.wake())
 	if n.hasPeer() {
 		wake = min(wake, n.peer.Kick(now))
 	}

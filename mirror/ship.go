@@ -15,6 +15,37 @@ type shipper struct {
 	to       seglog.LSN // all up to it were sent in this session
 	received seglog.LSN
 	durable  seglog.LSN // remote durable
+
+	level    bool // all that was sealed was sent when head was the log's
+	head     seglog.Pos
+	gatherTo int64 // what was sealed since is sent then, though it is little; 0: nothing waits
+}
+
+// shipBytes of segments are sent at once in async mode; less waits for more, up to Timing.Ship.
+const shipBytes = 64 << 10
+
+// gathers reports whether what was sealed waits for more: nobody else does, in async mode, and for a
+// frame and an answer each the two machines would work twice as hard.
+func (p *shipper) gathers() bool {
+	n := p.n
+	waits := n.o.Mode == Async && n.bound && p.level && !n.full.active && !n.draining && !n.remoteMode &&
+		p.head < n.log.Head() && n.log.Head()-p.head < shipBytes
+	if waits && p.gatherTo == 0 {
+		p.gatherTo = n.now.Mono + n.o.Timing.Ship
+	}
+	if waits && n.now.Mono < p.gatherTo {
+		return true
+	}
+	p.gatherTo = 0
+	return false
+}
+
+// wake is when what waits is sent.
+func (p *shipper) wake() int64 {
+	if p.gatherTo == 0 || !p.n.s.up {
+		return blk.Never
+	}
+	return p.gatherTo
 }
 
 // open makes the reader that keeps what the peer lacks in the log.
@@ -55,11 +86,17 @@ func (p *shipper) close() {
 func (p *shipper) send() {
 	n := p.n
 	if p.r == nil || n.s.tail && n.primary || !n.s.up {
+		p.gatherTo = 0
 		return
 	}
+	if p.gathers() {
+		return
+	}
+	p.level = false
 	for !n.full.due() && n.pace.may(n.now.Mono) {
 		s := p.r.Next(unlimited)
 		if s == nil {
+			p.level, p.head = p.to == n.log.Sealed(), n.log.Head()
 			break
 		}
 		f := n.frameOf(wire.Segment)
