@@ -171,20 +171,9 @@ func putHeader(s *Segment) uint64 {
 // ParseHeader decodes a segment's header out of b, which holds at least the header, from any
 // source: it trusts nothing. limit bounds the whole segment's size.
 func ParseHeader(b []byte, limit int) (Segment, error) {
-	var s Segment
-	if len(b) < fixedBytes || le.Uint32(b) != segMagic {
-		return s, fmt.Errorf("%w: no header", ErrCorrupt)
-	}
-	s = Segment{LSN: le.Uint64(b[8:]), Bytes: int(le.Uint32(b[16:])), Records: int(le.Uint16(b[20:])), HeaderBytes: int(le.Uint16(b[22:])) * sectorBytes,
-		Durable: le.Uint64(b[24:]), Wall: int64(le.Uint64(b[32:])), Term: Term{le.Uint64(b[56:]), le.Uint64(b[64:])},
-		Incarnation: le.Uint64(b[72:]), PrevHash: le.Uint64(b[80:])}
-	copy(s.Volume[:], b[40:56])
-	n := fixedBytes + s.Records*recordBytes
-	if s.Records > maxRecords || s.HeaderBytes < n || s.Bytes < s.HeaderBytes || s.Bytes > limit || s.Bytes%sectorBytes != 0 || s.LSN == 0 || s.Durable >= s.LSN {
-		return s, fmt.Errorf("%w: header of LSN %d has impossible sizes", ErrCorrupt, s.LSN)
-	}
-	if len(b) < n {
-		return s, errShort
+	s, n, err := readHeader(b, limit)
+	if err != nil {
+		return s, err
 	}
 	h := b[:n]
 	sum := crc32.Update(0, crcTab, h[:4])
@@ -194,6 +183,25 @@ func ParseHeader(b []byte, limit int) (Segment, error) {
 	}
 	s.Hash = xxhash.Sum64(h)
 	return s, nil
+}
+
+// readHeader decodes a header of n bytes and checks its bounds, but not its checksum.
+func readHeader(b []byte, limit int) (s Segment, n int, err error) {
+	if len(b) < fixedBytes || le.Uint32(b) != segMagic {
+		return s, 0, fmt.Errorf("%w: no header", ErrCorrupt)
+	}
+	s = Segment{LSN: le.Uint64(b[8:]), Bytes: int(le.Uint32(b[16:])), Records: int(le.Uint16(b[20:])), HeaderBytes: int(le.Uint16(b[22:])) * sectorBytes,
+		Durable: le.Uint64(b[24:]), Wall: int64(le.Uint64(b[32:])), Term: Term{le.Uint64(b[56:]), le.Uint64(b[64:])},
+		Incarnation: le.Uint64(b[72:]), PrevHash: le.Uint64(b[80:])}
+	copy(s.Volume[:], b[40:56])
+	n = fixedBytes + s.Records*recordBytes
+	if s.Records > maxRecords || s.HeaderBytes < n || s.Bytes < s.HeaderBytes || s.Bytes > limit || s.Bytes%sectorBytes != 0 || s.LSN == 0 || s.Durable >= s.LSN {
+		return s, 0, fmt.Errorf("%w: header of LSN %d has impossible sizes", ErrCorrupt, s.LSN)
+	}
+	if len(b) < n {
+		return s, 0, errShort
+	}
+	return s, n, nil
 }
 
 var zero4 [4]byte
