@@ -2,6 +2,7 @@ package volume
 
 import (
 	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/robib-ublk/robib/dcd"
@@ -68,7 +69,7 @@ func (n *oneConn) Next() (mirror.Conn, error) {
 	return c, nil
 }
 
-func testNode(t *testing.T, primary bool, c *pipe) (*mirror.Node, *dcd.Cache) {
+func testNode(t testing.TB, primary bool, c *pipe) (*mirror.Node, *dcd.Cache) {
 	t.Helper()
 	const size = 256 << 20
 	w := blktest.NewWorld(1)
@@ -94,65 +95,97 @@ func testNode(t *testing.T, primary bool, c *pipe) (*mirror.Node, *dcd.Cache) {
 	return n, cache
 }
 
-// 10,000 4-KiB writes in sync mode, through the queue (its kernel side faked), the cache, the
-// mirror, a buffered connection and the other side's cache, allocate nothing.
-func TestSyncWritesAllocateNothing(t *testing.T) {
+// synced is a volume in sync: primary and secondary in this process, joined by a buffered connection,
+// and a queue of which the kernel's side is faked.
+type synced struct {
+	pri, sec      *mirror.Node
+	fake          *ublk.Fake
+	now           blk.Instant
+	depth, issued int
+}
+
+func newSynced(t testing.TB, depth int) *synced {
+	t.Helper()
 	a, b := &pipe{}, &pipe{}
 	a.peer, b.peer = b, a
 	for i := range a.bufs {
 		a.bufs[i], b.bufs[i] = make([]byte, 0, 256<<10), make([]byte, 0, 256<<10)
 	}
-	pri, cache := testNode(t, true, a)
-	sec, _ := testNode(t, false, b)
-	fake, err := ublk.NewFake(cache, 32, 64<<10)
-	if err != nil {
+	v := &synced{depth: depth, now: blk.Instant{Mono: 1e9}}
+	var cache *dcd.Cache
+	v.pri, cache = testNode(t, true, a)
+	v.sec, _ = testNode(t, false, b)
+	var err error
+	if v.fake, err = ublk.NewFake(cache, depth, 64<<10); err != nil {
 		t.Fatal(err)
 	}
-	now := blk.Instant{Mono: 1e9}
-	turn := func() {
-		now.Mono += 10_000
-		pri.Kick(now)
-		fake.Queue.Kick(now)
-		sec.Kick(now)
-	}
 	for range 1000 {
-		turn()
+		v.turn()
 	}
-	if st := pri.Status(); st.State != mirror.StateInSync {
+	if st := v.pri.Status(); st.State != mirror.StateInSync {
 		t.Fatalf("%s: %s", st.State, st.Reason)
 	}
-	issued := 0
-	write := func(n int) {
-		for want := fake.Commits + n; fake.Commits < want; {
-			for fake.Free() > 0 && issued-fake.Commits < n {
-				issued++
-				fake.Issue(blk.Write, 0, int64(issued*7919%50000)*4096, 4096, nil)
-			}
-			turn()
+	return v
+}
+
+func (v *synced) turn() {
+	v.now.Mono += 10_000
+	v.pri.Kick(v.now)
+	v.fake.Queue.Kick(v.now)
+	v.sec.Kick(v.now)
+}
+
+// write does n writes of 4 KiB, as many at once as the queue is deep.
+func (v *synced) write(n int) {
+	v.issued = v.fake.Commits
+	for want := v.fake.Commits + n; v.fake.Commits < want; {
+		for v.fake.Free() > 0 && v.issued < want {
+			v.issued++
+			v.fake.Issue(blk.Write, 0, int64(v.issued*7919%50000)*4096, 4096, nil)
 		}
-		issued = fake.Commits
+		v.turn()
 	}
-	write(20000) // until everything that grows has grown
+}
+
+// 10,000 4-KiB writes in sync mode, through the queue (its kernel side faked), the cache, the
+// mirror, a buffered connection and the other side's cache, allocate nothing.
+func TestSyncWritesAllocateNothing(t *testing.T) {
+	v := newSynced(t, 32)
+	v.write(20000) // until everything that grows has grown
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	write(10000)
+	v.write(10000)
 	runtime.ReadMemStats(&after)
 	if n := after.Mallocs - before.Mallocs; n > 20 { // the runtime's own, now and then
 		t.Fatalf("%d allocations for 10,000 writes", n)
 	}
-	st := pri.Status()
-	if st.State != mirror.StateInSync || st.RemoteDurable == 0 || sec.Status().Sealed != st.Sealed {
+	st := v.pri.Status()
+	if st.State != mirror.StateInSync || st.RemoteDurable == 0 || v.sec.Status().Sealed != st.Sealed {
 		t.Fatalf("%s, remote durable %d of %d", st.State, st.RemoteDurable, st.Sealed)
 	}
 	for tag := range 32 {
-		if res, done := fake.Result(tag); !done || res != 4096 {
+		if res, done := v.fake.Result(tag); !done || res != 4096 {
 			t.Fatalf("tag %d: %d %v", tag, res, done)
 		}
 		// A write passes every stage of a mirrored volume but the data disk (pick-up has no time here).
-		s := fake.Stamps(tag)
+		s := v.fake.Stamps(tag)
 		if s[blk.LogDone] == 0 || s[blk.PeerSent] == 0 || s[blk.PeerAcked] <= s[blk.PeerSent] || s[blk.Committed] < s[blk.PeerAcked] || s[blk.DataDone] != 0 {
 			t.Fatalf("tag %d: stamps %v", tag, s)
 		}
+	}
+}
+
+// BenchmarkSyncWrite is a 4-KiB write in sync mode, both ends: all the servers' own work but that of
+// the rings and of the disks, which complete at once.
+func BenchmarkSyncWrite(b *testing.B) {
+	for _, depth := range []int{1, 32} {
+		b.Run("depth "+strconv.Itoa(depth), func(b *testing.B) {
+			v := newSynced(b, depth)
+			v.write(20000)
+			b.ReportAllocs()
+			b.ResetTimer()
+			v.write(b.N)
+		})
 	}
 }
