@@ -4,6 +4,17 @@ import "errors"
 
 var errApart = errors.New("disconnected by the user")
 
+// away is why no session is made, nil when one may be.
+func (n *Node) away() error {
+	switch {
+	case n.apart:
+		return errApart
+	case n.swap.handed:
+		return errHanded
+	}
+	return nil
+}
+
 // PauseResync keeps full syncs, map syncs and refills from taking further blocks, or lets them go on.
 // The stream of writes goes on either way.
 func (n *Node) PauseResync(on bool) { n.resyncPaused = on }

@@ -41,6 +41,68 @@ func AsDemoted(s *seglog.Super) {
 	s.Marks = s.Marks&(seglog.Ahead|seglog.NeedsRefill) | seglog.Demoted
 }
 
+var errConnected = errors.New("the primary is connected and alive: stop it there first, or say --force")
+
+// mayPromote is why this secondary must not become the primary, whoever says so.
+func (n *Node) mayPromote() error {
+	m := n.marks()
+	switch {
+	case n.primary:
+		return errors.New("this is the primary already")
+	case n.log.Super().Volume == seglog.UUID{}:
+		return errors.New("this secondary has never met its primary: there is nothing to promote")
+	case m&seglog.NeedsRefill != 0:
+		return errors.New("this machine's disk missed writes while it was the primary: promoting it would give old data; bring the other one back")
+	case m&seglog.Inconsistent != 0:
+		return errors.New("this copy is incomplete (a full sync did not finish): promoting it would give a mixture of old and new data; bring the primary back")
+	}
+	return nil
+}
+
+// Promote makes a secondary the primary whose own primary is gone or, with force, shall be. Its term is
+// durable before it serves. AskRole is for a primary that is there.
+func (n *Node) Promote(force bool) error {
+	err := n.Claim(force)
+	n.Begin()
+	return err
+}
+
+// Claim is Promote, but that the node serves nobody, and adds nothing to the log, before Begin: an owner
+// that keeps a note of the role writes it once Claimed, and if it dies before, nothing has come of it.
+func (n *Node) Claim(force bool) error {
+	if err := n.mayPromote(); err != nil {
+		return err
+	}
+	if n.s.up && !force {
+		return errConnected
+	}
+	n.promote("by the user")
+	return nil
+}
+
+// Claimed reports whether the term of a primary that waits for Begin is durable.
+func (n *Node) Claimed() bool { return n.claimed && n.log.Updated() >= n.promoting }
+
+// Begin lets a primary serve that claimed its role, by itself or upon AskRole.
+func (n *Node) Begin() { n.claimed = false }
+
+func (n *Node) promote(why string) {
+	n.swap = swap{}
+	n.s.goodbye("this side was promoted")
+	n.s.lost(errors.New("promoted"))
+	n.primary, n.claimed = true, true
+	n.cache.Follow(false)
+	n.cache.Hold(true)
+	n.promoting = n.log.Update(func(s *seglog.Super) {
+		s.Term = seglog.Term{Number: s.Term.Number + 1, ID: n.o.Random() | 1}
+		s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead
+	})
+	// The old primary had everything that is not in this log any more: it was declared durable there.
+	n.ship.close()
+	n.ship.open(n.oldest() - 1)
+	n.event("role", "secondary", "primary", fmt.Sprintf("promoted at LSN %d, term %d: %s", n.log.Sealed(), n.term().Number, why))
+}
+
 // Missing is what a promoted copy may lack of what the lost primary had.
 type Missing struct {
 	From, To     seglog.LSN // segments that the primary is known to have sealed and this side lacks; To 0: none

@@ -48,10 +48,10 @@ func (s *session) kick() int64 {
 			break
 		}
 		s.dialing = false
-		if n.apart {
+		if err := n.away(); err != nil {
 			if c != nil {
 				f := n.frameOf(wire.Goodbye)
-				f.Body = []byte(errApart.Error())
+				f.Body = []byte(err.Error())
 				c.Send(f)
 				c.Close()
 			}
@@ -79,7 +79,7 @@ func (s *session) kick() int64 {
 			return wake
 		}
 	}
-	if n.fenced || s.diverged != "" || s.dialing || n.apart {
+	if n.fenced || s.diverged != "" || s.dialing || n.away() != nil {
 		return blk.Never
 	}
 	if now >= s.nextDial {
@@ -116,6 +116,9 @@ func (n *Node) myHello() wire.HelloMsg {
 		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
 		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
 	h.Discard = n.o.Discard && !n.primary
+	if n.o.Asked != nil && n.primary {
+		h.Offered |= wire.FeatureSwap
+	}
 	// A disk that missed writes which no log here has is as good as a new one.
 	h.New = !n.primary && (sup.Volume == seglog.UUID{} || sup.Marks&seglog.NeedsRefill != 0)
 	h.First.LSN = n.oldest()
@@ -219,6 +222,10 @@ func (s *session) gotHello(f *wire.Frame) error {
 	n := s.n
 	n.pack.Begin(h.Offered)
 	if !n.primary {
+		if n.heldBy(&h) {
+			n.promote("the primary had handed its role over when the session was lost")
+			return nil
+		}
 		if !h.Primary {
 			s.goodbye("this side is a secondary too: promote one")
 			return errors.New("both sides are secondaries: promote one of them")
@@ -415,6 +422,9 @@ func (s *session) gotDecision(f *wire.Frame) error {
 	}
 	s.up, s.since, s.backoff = true, n.now.Mono, 0
 	s.sessions++
+	if n.swap.asked {
+		n.keeps(errSwapLost.Error() + ", and the primary goes on as one")
+	}
 	n.event("session", "connecting", "up", d.Reason)
 	return nil
 }

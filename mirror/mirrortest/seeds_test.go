@@ -133,7 +133,7 @@ func TestSeeds(t *testing.T) {
 		if seed < 100 {
 			r.remote(seed)
 		}
-		if p, err := run(seed, mirror.Sync); err != nil {
+		if p, err := run(seed, mirror.Sync, seed%3 == 1); err != nil {
 			t.Fatal(err)
 		} else {
 			p.Free()

@@ -12,8 +12,10 @@ const (
 	FeatureElide uint64 = 1 << 0 // blocks of zeros left out of a data frame
 	FeatureZstd  uint64 = 1 << 1 // data frames compressed with Zstandard (RFC 8878)
 	FeatureSum   uint64 = 1 << 2 // segments without a checksum of the frame's
+	FeatureLag   uint64 = 1 << 3 // heartbeats with a Backlog
+	FeatureSwap  uint64 = 1 << 4 // FactSwap; offered by a primary that can hand its role over
 
-	Features = FeatureElide | FeatureZstd | FeatureSum
+	Features = FeatureElide | FeatureZstd | FeatureSum | FeatureLag
 )
 
 // FlagOwnSum of a Segment frame: its body's only checksums are the segment's own, which whoever takes
