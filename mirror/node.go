@@ -117,6 +117,9 @@ type Node struct {
 	lag  lag
 	swap swap
 
+	behind  behind
+	backlog [wire.BacklogBytes]byte // see addBacklog
+
 	pack     wire.Packer
 	unpack   wire.Unpacker
 	rawBytes uint64 // of data frames that were sent, before they were packed

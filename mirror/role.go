@@ -3,8 +3,10 @@ package mirror
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
 )
 
 // Level reports whether the peer has everything durably, and how many segments it lacks.
@@ -106,6 +108,7 @@ func (n *Node) promote(why string) {
 // Missing is what a promoted copy may lack of what the lost primary had.
 type Missing struct {
 	From, To     seglog.LSN // segments that the primary is known to have sealed and this side lacks; To 0: none
+	Bytes        int64      // of log in them, at most; 0: not known
 	SilentNanos  int64      // since the primary was last heard
 	Acknowledged bool       // in async and semisync some of them, and what came after, may have been acknowledged
 }
@@ -117,7 +120,48 @@ func (n *Node) Missing() Missing {
 		m.SilentNanos = n.now.Mono - n.s.heard
 	}
 	if n.s.peerSealed > n.log.Sealed() {
-		m.From, m.To = n.log.Sealed()+1, n.s.peerSealed
+		m.From, m.To, m.Bytes = n.log.Sealed()+1, n.s.peerSealed, n.behind.lacks(n.log)
 	}
 	return m
+}
+
+// behind is what the primary last said of what it does not know to be durable here.
+type behind struct {
+	wire.Backlog
+	block int64 // that its log pads segments to, in bytes
+}
+
+// lacks is how much of it this log does not hold, in bytes of the primary's log.
+func (b *behind) lacks(l *seglog.Log) int64 {
+	if b.block == 0 {
+		return 0
+	}
+	left := int64(min(b.Bytes, math.MaxInt64))
+	for lsn := max(b.From, l.First()); lsn <= l.Sealed(); lsn++ {
+		s, _ := l.Lookup(lsn)
+		left -= (int64(s.Bytes) + b.block - 1) / b.block * b.block
+	}
+	return max(left, 0)
+}
+
+// takeBacklog is the secondary's: it takes what a heartbeat says beside itself.
+func (n *Node) takeBacklog(f *wire.Frame) error {
+	if len(f.Body) == 0 {
+		return nil // an older primary
+	}
+	l, err := wire.DecodeBacklog(f.Body)
+	if err != nil {
+		return err
+	}
+	n.behind = behind{l, max(int64(n.s.hello.LogBlock), 1)}
+	return nil
+}
+
+// addBacklog is the primary's: it says in a heartbeat what the peer may lack, if the peer understands it.
+func (n *Node) addBacklog(f *wire.Frame) {
+	if n.s.hello.Offered&wire.FeatureLag == 0 {
+		return
+	}
+	wire.Backlog{From: n.lag.level() + 1, Bytes: uint64(n.lag.inLog())}.Put(n.backlog[:])
+	f.Body = n.backlog[:]
 }

@@ -422,6 +422,7 @@ func (s *session) gotDecision(f *wire.Frame) error {
 	}
 	s.up, s.since, s.backoff = true, n.now.Mono, 0
 	s.sessions++
+	n.behind = behind{}
 	if n.swap.asked {
 		n.keeps(errSwapLost.Error() + ", and the primary goes on as one")
 	}
@@ -437,6 +438,7 @@ func (s *session) heartbeat() {
 	f := s.n.frameOf(wire.Heartbeat)
 	if s.n.primary {
 		f.Flags = uint8(s.n.o.Mode) << beatMode
+		s.n.addBacklog(f)
 	}
 	if s.conn.Send(f) {
 		s.beaten = s.n.now.Mono
@@ -451,6 +453,12 @@ const (
 
 // beat answers a heartbeat, so that the sender learns the round trip, and takes an answer.
 func (n *Node) beat(f *wire.Frame) {
+	if !n.primary {
+		if err := n.takeBacklog(f); err != nil {
+			n.s.lost(err)
+			return
+		}
+	}
 	if f.Flags&beatAnswer != 0 {
 		n.s.rtt = n.now.Mono - f.Sent
 		return
@@ -463,5 +471,8 @@ func (n *Node) beat(f *wire.Frame) {
 	}
 	r := n.frameOf(wire.Heartbeat)
 	r.Flags, r.Sent = beatAnswer, f.Sent
+	if n.primary {
+		n.addBacklog(r)
+	}
 	n.s.conn.Send(r)
 }
