@@ -46,7 +46,7 @@ type Pair struct {
 	// Asked is told that machine i is asked for its role, and how long the other one waits; nil: roles are
 	// not swapped that way.
 	Asked      func(i int, wait int64)
-	OnePrimary bool // the two must never serve at once
+	OnePrimary bool // the two must never be primaries at once
 	hand       *handing
 
 	sealed map[seglog.LSN][]rec // what the primary sealed, for the order of writes
@@ -191,14 +191,22 @@ func (p *Pair) Turn() bool {
 	if p.hand != nil && !p.hand.turn() {
 		p.hand = nil
 	}
-	if p.OnePrimary && p.M[0].Node != nil && p.M[1].Node != nil && p.M[0].Node.Ready() && p.M[1].Node.Ready() {
-		p.Fail("both machines serve as the primary")
+	if p.OnePrimary {
+		p.one()
 	}
 	if wake <= p.W.Now {
 		p.W.AdvanceTo(p.W.Now + 1)
 		return true
 	}
 	return p.W.Turn(wake)
+}
+
+// one fails when both machines are primaries, or would start as such.
+func (p *Pair) one() {
+	a, b := p.M[0], p.M[1]
+	if a.Primary && b.Primary || a.Node != nil && b.Node != nil && a.Node.Ready() && b.Node.Ready() {
+		p.Fail("both machines are primaries")
+	}
 }
 
 // note keeps what the primary sealed, in order.

@@ -92,8 +92,6 @@ func (p *Pair) swapRoles(at, what, for_ int) string {
 	undo()
 	way := "swapped"
 	switch {
-	case p.M[from].Primary && p.M[to].Primary:
-		fail("both are to start as primaries")
 	case p.M[from].Primary:
 		way = "kept"
 	case !p.M[to].Primary: // nobody is: the user says who
@@ -106,7 +104,7 @@ func (p *Pair) swapRoles(at, what, for_ int) string {
 		p.M[i].Primary = true
 		p.attach(i)
 	}
-	p.until("the primary serves", func() bool { return p.M[p.At].Node.Ready() })
+	p.until("the primary serves", func() bool { return p.M[p.At].Node.Ready() && p.Load.Done() })
 	if err := p.Oracle.Pin(p.readAll(p.At), 0); err != nil {
 		fail("after a swap of roles (%s): %v", way, err)
 	}
