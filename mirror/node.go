@@ -89,8 +89,8 @@ type Options struct {
 	// It must not block. nil: roles are not swapped that way.
 	Asked func(wait int64)
 
-	// Keep is given each segment of a tail before it is cut.
-	Keep func(raw []byte)
+	// Keep is given each segment of a tail before it is given up, then nil: on return from that they are durable.
+	Keep func(raw []byte) error
 }
 
 // Node is one machine's half of a volume.

@@ -31,7 +31,9 @@ func (n *Node) Demote() (ticket uint64, err error) {
 	case n.remoteMode:
 		return 0, errors.New("the volume is remote: its own disk or log is lost here; promote the peer")
 	}
+	n.cache.Hold(true) // nothing is sealed any more, no session made, and no mark changed that the next life goes by
 	n.cache.Refuse(true)
+	n.swap = swap{handed: true}
 	n.s.goodbye("this side was demoted")
 	n.s.lost(errors.New("demoted"))
 	n.event("role", "primary", "secondary", fmt.Sprintf("demoted at LSN %d, term %d", n.log.Sealed(), n.term().Number))

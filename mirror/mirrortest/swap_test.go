@@ -373,3 +373,29 @@ func TestClaimLeavesNothing(t *testing.T) {
 	p.attach(0)
 	p.converge()
 }
+
+// A demoted node adds nothing to its chain, says nothing of it but that it is demoted, and does not come
+// back to its peer as the primary that it was.
+func TestDemotedStandsStill(t *testing.T) {
+	p := asksPair(t, nil)
+	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
+	p.Load.Left = 20
+	turnUntil(t, p, p.Load.Done)
+	pri, l := p.M[0].Node, p.M[0].Cache.Log()
+	turnUntil(t, p, func() bool { level, _ := pri.Level(); return level })
+	ticket, err := pri.Demote()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, sessions := l.Sealed(), p.M[1].Node.Status().Sessions
+	for range 50 {
+		p.W.AdvanceTo(p.W.Now + 20_000_000)
+		p.Turn()
+	}
+	if l.Updated() < ticket || l.Sealed() != at || l.Super().Marks != seglog.Demoted {
+		t.Errorf("LSN %d became %d, marks %v", at, l.Sealed(), l.Super().Marks)
+	}
+	if st := p.M[1].Node.Status(); st.Connected || st.Sessions != sessions {
+		t.Errorf("the peer is %s after %d sessions, before %d", st.State, st.Sessions, sessions)
+	}
+}

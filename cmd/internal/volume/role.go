@@ -112,7 +112,7 @@ func (s *Server) awaitRole(ctx context.Context, wait time.Duration, progress fun
 			return !waits, k.node.Err()
 		},
 		tell:  func() string { return "the primary is handing its role over" },
-		quiet: time.Second,
+		quiet: openWait + time.Second,
 	})
 }
 

@@ -30,6 +30,7 @@ type stack struct {
 	queue     *ublk.Queues
 	tagsBack  chan struct{}
 	net       *network
+	kept      keeper
 	ram       *ramFile // nil: no volatile write cache
 	broken    error    // why nothing may be served, although everything could be opened
 
