@@ -181,7 +181,7 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 		}
 		if k.net == nil {
 			if k.net, _ = openNetwork(k.loop, k.s.c); k.net == nil {
-				return nil, err
+				return nil, fmt.Errorf("%w (`robib-ublk log check %s` says more, and `robib-ublk log rescue` saves what there is)", err, k.s.c.Log)
 			}
 		}
 		k.s.o.Logf("%s: segment %d of the log is damaged: asking the peer for it", k.s.c.Name, bad.LSN)
@@ -197,7 +197,7 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 			}
 		}
 		if e != nil {
-			return nil, fmt.Errorf("%w; %w (`robib-ublk log check %s` says more)", err, e, k.s.c.Log)
+			return nil, fmt.Errorf("%w; %w (`robib-ublk log check %s` says more; a peer that was in sync has everything: `robib-ublk promote` there)", err, e, k.s.c.Log)
 		}
 		k.s.o.Logf("%s: segment %d of the log was written anew from the peer's copy", k.s.c.Name, bad.LSN)
 	}
