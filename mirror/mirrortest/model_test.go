@@ -1,0 +1,193 @@
+package mirrortest
+
+import (
+	"bytes"
+	"fmt"
+	"hash/fnv"
+	"strings"
+	"testing"
+
+	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/ublk/blk/blktest"
+)
+
+// The exhaustive small model: the real code of two machines over a volume of three blocks and logs of four
+// segments. A client writes four times; after every turn at which anything had changed either machine, or
+// both, lose power, with or without all that was on its way to their disks, or the link is lost; then
+// they come back in either order, with or without the link, or the other one is promoted and the old
+// primary returns. A second such fault follows at the turns after that. In the end both machines are
+// in sync again and hold the same bytes.
+
+// modelFaults are all faults but for when.
+func modelFaults() (out []fault) {
+	add := func(what, then string) {
+		for _, t := range []byte(then) {
+			out = append(out, fault{what: what, then: t})
+		}
+	}
+	for _, what := range []string{"a", "A", "ab", "aB", "Ab", "AB"} {
+		add(what, "rlip")
+	}
+	for _, what := range []string{"b", "B"} {
+		add(what, "rlp")
+	}
+	add("/", "rp")
+	add("~", "r")
+	return out
+}
+
+// done reports whether everything has come to its end, once nothing was left to do.
+func (h *history) done() bool {
+	m, o := h.m[h.lead], h.m[1-h.lead]
+	if len(h.faults) > 0 || m.Node == nil || o.Node == nil || o.Primary || !h.clients[h.lead].idle() {
+		return false
+	}
+	st := m.Node.Status()
+	if st.State != mirror.StateInSync || st.Sealed != st.RemoteDurable {
+		return false
+	}
+	if !h.ending {
+		h.ending = true
+		m.Cache.DestageAll(true)
+		o.Cache.DestageAll(true)
+	}
+	return m.Cache.Dirty()+o.Cache.Dirty() == 0 && m.Node.Idle() && o.Node.Idle()
+}
+
+// live goes through the history to its end.
+func (h *history) live() (err error) {
+	faults := h.faults
+	defer func() {
+		if r := recover(); r != nil {
+			f, ok := r.(failure)
+			if !ok {
+				panic(r)
+			}
+			err = fmt.Errorf("%v, faults %v: turn %d: %s\n  %s", h.mode, faults, h.turn, f.msg, strings.Join(h.events[max(0, len(h.events)-40):], "\n  "))
+		}
+	}()
+	for i := range h.m {
+		h.due[i] = 1
+	}
+	for !h.done() {
+		if h.turn > modelTurns {
+			h.never()
+		}
+		h.step()
+	}
+	a, b := h.m[0].Data.Bytes(), h.m[1].Data.Bytes()
+	if !bytes.Equal(a, b) {
+		fail("the data disks differ")
+	}
+	at := h.pin(h.lead, a)
+	if x := h.lost(h.lead, at, func(*ack) bool { return true }); x != nil {
+		fail("write %d, acknowledged by machine %d, is gone, and nobody said so", x.at, x.by)
+	}
+	return nil
+}
+
+// never says where a history that does not end stands.
+func (h *history) never() {
+	st := ""
+	for i, m := range h.m {
+		if m.Node == nil {
+			st += fmt.Sprintf("\n  %d: down, due %d", i, h.due[i])
+			continue
+		}
+		s := m.Node.Status()
+		st += fmt.Sprintf("\n  %d: %s (%s, %s) primary %v sealed %d durable %d remote %d declared %d dirty %d %v term %d marks %v idle %v", i, s.State, s.Reason, s.LastError, s.Primary, s.Sealed, s.Durable, s.RemoteDurable, m.Cache.Declared(), m.Cache.Dirty(), s.Cache.Full, s.Term.Number, s.Marks, m.Node.Idle())
+	}
+	fail("it never ends; lead %d, ending %v%s", h.lead, h.ending, st)
+}
+
+// modelStarts make the images that histories begin with: the log has gone round, and all is destaged.
+func modelBegin(slow int) *modelStart {
+	s := &modelStart{slow: slow, image: make([]byte, modelBytes)}
+	h := s.live(mirror.Sync, nil)
+	defer h.free()
+	for i, m := range h.m {
+		p := seglog.Super{Log: seglog.UUID{byte(i)}, DiskBytes: modelBytes, DiskBlock: 512, ChunkBytes: modelChunk, MaxSegmentBytes: modelSegment, Marks: seglog.Inconsistent}
+		if i == 0 {
+			p.Volume, p.Term = seglog.UUID{9}, seglog.Term{Number: 1, ID: 5}
+			p.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead | seglog.PeerNeedsFullSync
+		}
+		if err := seglog.Create(m.Log, p, h.w.Drive); err != nil {
+			fail("create: %v", err)
+		}
+	}
+	if err := h.live(); err != nil {
+		panic(err)
+	}
+	for i := range h.m {
+		h.stop(i, true)
+		s.data[i], s.log[i] = h.m[i].Data.Bytes(), h.m[i].Log.Bytes()
+	}
+	s.image = s.data[0]
+	return s
+}
+
+// explorer goes through histories.
+type explorer struct {
+	mode      mirror.Mode
+	from      *modelStart
+	histories [3]int // by the number of faults
+	seen      map[uint64]bool
+	said      map[string]int
+	turns     int
+}
+
+// one lives one history and gives the turns at which the next fault may come.
+func (x *explorer) one(faults []fault) ([]int, error) {
+	h := x.from.live(x.mode, faults)
+	defer h.free()
+	if err := h.live(); err != nil {
+		return nil, err
+	}
+	x.histories[len(faults)]++
+	x.seen[h.w.Trace] = true
+	x.turns += h.turn
+	for k, v := range h.said {
+		x.said[k] += v
+	}
+	return h.changed, nil
+}
+
+// explore lives every history that begins with faults; of those with two, one in every.
+func (x *explorer) explore(faults []fault, deepest int, every uint32) error {
+	turns, err := x.one(faults)
+	if err != nil || len(faults) == deepest {
+		return err
+	}
+	for _, t := range turns {
+		for _, f := range modelFaults() {
+			f.turn = t
+			next := append(faults[:len(faults):len(faults)], f)
+			if len(next) > 1 && every > 1 {
+				d := fnv.New32a()
+				fmt.Fprint(d, x.mode, next)
+				if d.Sum32()%every != 0 {
+					continue
+				}
+			}
+			if err := x.explore(next, deepest, every); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func TestEveryHistoryOfTwoMachines(t *testing.T) {
+	every := uint32(4000)
+	if n := blktest.Seeds(t, 1); n > 1 {
+		every = max(every/uint32(n), 1)
+	}
+	for _, mode := range []mirror.Mode{mirror.Sync, mirror.SemiSync, mirror.Async} {
+		x := &explorer{mode: mode, from: modelBegin(0), seen: map[uint64]bool{}, said: map[string]int{}}
+		if err := x.explore(nil, 1, every); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%v: %d histories with one fault, %d with two, %d distinct, %d turns; %v", mode, x.histories[1], x.histories[2], len(x.seen), x.turns, x.said)
+	}
+}
