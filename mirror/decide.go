@@ -74,6 +74,8 @@ func rule(v View) (Verdict, string) {
 		return Refuses, fmt.Sprintf("the peer's log takes segments of %d bytes, this one makes %d: give it a larger log", p.MaxSegment, me.MaxSegment)
 	case !p.New && p.Term.Number > me.Term.Number:
 		return Stops, fmt.Sprintf("the peer has term %d, this one %d: it was promoted meanwhile", p.Term.Number, me.Term.Number)
+	case p.Primary && p.Term.Number < me.Term.Number:
+		return Refuses, fmt.Sprintf("the peer is the primary of the older term %d, and stops: demote it there", p.Term.Number)
 	case p.Primary:
 		return Diverges, "both are primaries"
 	case p.New && v.Clean:

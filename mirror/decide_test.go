@@ -34,6 +34,7 @@ func TestDecide(t *testing.T) {
 		{"small segments", func(v *View) { v.Peer.MaxSegment /= 2 }, Refuses, "segments"},
 		{"promoted meanwhile", func(v *View) { v.Peer.Term.Number, v.Peer.Primary = 3, true }, Stops, "promoted"},
 		{"two primaries", func(v *View) { v.Peer.Primary, v.Peer.Term.ID = true, 8 }, Diverges, "both are primaries"},
+		{"primary of an older term", func(v *View) { v.Peer.Primary, v.Peer.Term.Number = true, 1 }, Refuses, "the older term 1"},
 		{"new peer", func(v *View) { v.Peer.New, v.Peer.Volume = true, [16]byte{} }, FullSyncs, "new"},
 		{"new peer, taken for equal", func(v *View) { v.Peer.New, v.Peer.Volume, v.Clean = true, [16]byte{}, true }, MapSyncs, "taken for equal"},
 		{"known peer of a clean volume", func(v *View) { v.Clean = true }, Streams, "level"},

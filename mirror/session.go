@@ -79,7 +79,7 @@ func (s *session) kick() int64 {
 			return wake
 		}
 	}
-	if n.fenced || s.diverged != "" || s.dialing || n.apart {
+	if n.fenced || s.dialing || n.apart {
 		return blk.Never
 	}
 	if now >= s.nextDial {
@@ -295,11 +295,8 @@ func (s *session) decide() error {
 		n.fence(reason)
 		return errors.New(reason)
 	case Refuses, Diverges:
-		if v == Diverges {
-			s.diverged = reason
-			n.event("volume", n.state, "diverged", reason)
-		}
-		d.Way = wire.Refuse
+		d.Way, d.Parted = wire.Refuse, v == Diverges
+		s.part(d.Parted, reason)
 		s.tell(d)
 		return fmt.Errorf("%v: %s", v, reason)
 	case TakesTail:
@@ -331,6 +328,7 @@ func (s *session) decide() error {
 		}
 	}
 	s.tell(d)
+	s.diverged = ""
 	s.up, s.since = true, n.now.Mono
 	s.backoff = 0
 	s.sessions++
@@ -340,6 +338,18 @@ func (s *session) decide() error {
 		n.sessionUp(v)
 	}
 	return nil
+}
+
+// part notes whether, and why, the two sides' histories have parted. It is tried again, for whoever
+// gives one of them up may do so on the other side.
+func (s *session) part(parted bool, reason string) {
+	if !parted {
+		reason = ""
+	}
+	if reason != "" && s.diverged == "" {
+		s.n.event("volume", s.n.state, "diverged", reason)
+	}
+	s.diverged = reason
 }
 
 // mapView says what the dirty map is good for with this peer.
@@ -405,15 +415,13 @@ func (s *session) gotDecision(f *wire.Frame) error {
 	}
 	n.o.Mode = Mode(d.Mode)
 	if d.Way == wire.Refuse {
-		if s.hello.Primary && n.log.Super().Volume == d.Volume && n.log.Super().Volume != (seglog.UUID{}) {
-			s.diverged = ""
-		}
+		s.part(d.Parted, d.Reason)
 		return fmt.Errorf("the primary refuses: %s", d.Reason)
 	}
 	if err := n.rx.agree(f, &d); err != nil {
 		return err
 	}
-	s.up, s.since, s.backoff = true, n.now.Mono, 0
+	s.up, s.since, s.backoff, s.diverged = true, n.now.Mono, 0, ""
 	s.sessions++
 	n.event("session", "connecting", "up", d.Reason)
 	return nil
