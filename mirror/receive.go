@@ -320,7 +320,9 @@ func (x *receiver) follow() {
 	if limit >= n.log.LastData() {
 		limit = n.log.Sealed() // what is behind has no records: nobody need declare it
 	}
-	n.cache.DestageLimit = min(limit, n.log.Sealed())
+	if n.cache.DestageLimit = min(limit, n.log.Sealed()); n.marks()&seglog.Demoted != 0 && x.prepare == nil && !n.draining {
+		n.untouched()
+	}
 	if Planted && Plant == "destage-undeclared" {
 		n.cache.DestageLimit = n.log.Sealed()
 	}
