@@ -50,6 +50,16 @@ func TestDecide(t *testing.T) {
 		{"below the log, map good", func(v *View) { v.Peer.Last.LSN, v.MapGood = 8, true }, MapSyncs, "what changed between"},
 		{"inconsistent peer", func(v *View) { v.Peer.Marks = uint32(seglog.Inconsistent) }, FullSyncs, "incomplete"},
 		{"fell out of the log", func(v *View) { v.Me.Marks = uint32(seglog.PeerNeedsFullSync) }, FullSyncs, "not in the log any more"},
+		{"fell out of the log, and wrote alone", func(v *View) {
+			v.Me.Marks, v.Peer.Marks, v.Peer.Last.LSN = uint32(seglog.PeerNeedsFullSync), uint32(seglog.Ahead), 25
+		}, Diverges, "both wrote after LSN 20"},
+		{"fell out of the log, and wrote alone before", func(v *View) { v.Me.Marks, v.Peer.Marks = uint32(seglog.PeerNeedsFullSync), uint32(seglog.Ahead) }, FullSyncs, "not in the log any more"},
+		{"fell out of the log, and wrote alone, it is not known since when", func(v *View) {
+			v.Me.Marks, v.Peer.Marks, v.Known = uint32(seglog.PeerNeedsFullSync), uint32(seglog.Ahead), false
+		}, AsksMore, "part"},
+		{"below the log, and wrote alone", func(v *View) { v.Peer.Last.LSN, v.Peer.Marks = 8, uint32(seglog.Ahead) }, Diverges, "wrote alone"},
+		{"below the log, and wrote alone what the map knows", func(v *View) { v.Peer.Last.LSN, v.Peer.Marks, v.MapGood = 8, uint32(seglog.Ahead), true }, MapSyncs, "what changed between"},
+		{"below the log, and wrote alone, given up", func(v *View) { v.Peer.Last.LSN, v.Peer.Marks, v.Peer.Discard = 8, uint32(seglog.Ahead), true }, FullSyncs, "discards"},
 		{"below the log", func(v *View) { v.Peer.Last.LSN = 8 }, FullSyncs, "begins at 10"},
 		{"unknown common point", func(v *View) { v.Known = false }, AsksMore, "part"},
 		{"nothing in common", func(v *View) { v.Known, v.None = false, true }, Diverges, "nothing in common"},
