@@ -2,8 +2,10 @@ package mirrortest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"hash/fnv"
+	"os"
 	"strings"
 	"testing"
 
@@ -61,6 +63,10 @@ func (h *history) live() (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			f, ok := r.(failure)
+			if _, same := r.(seenState); same {
+				err = errSeen
+				return
+			}
 			if !ok {
 				panic(r)
 			}
@@ -132,20 +138,24 @@ type explorer struct {
 	mode      mirror.Mode
 	from      *modelStart
 	histories [3]int // by the number of faults
-	seen      map[uint64]bool
+	states    map[uint64]bool
+	same      int
 	said      map[string]int
 	turns     int
 }
 
+// errSeen is why a history was not lived to its end.
+var errSeen = errors.New("it goes on as another one")
+
 // one lives one history and gives the turns at which the next fault may come.
-func (x *explorer) one(faults []fault) ([]int, error) {
+func (x *explorer) one(faults []fault) ([]moment, error) {
 	h := x.from.live(x.mode, faults)
+	h.seen = x.states
 	defer h.free()
 	if err := h.live(); err != nil {
 		return nil, err
 	}
 	x.histories[len(faults)]++
-	x.seen[h.w.Trace] = true
 	x.turns += h.turn
 	for k, v := range h.said {
 		x.said[k] += v
@@ -156,12 +166,19 @@ func (x *explorer) one(faults []fault) ([]int, error) {
 // explore lives every history that begins with faults; of those with two, one in every.
 func (x *explorer) explore(faults []fault, deepest int, every uint32) error {
 	turns, err := x.one(faults)
+	if err == errSeen {
+		x.same++
+		return nil
+	}
 	if err != nil || len(faults) == deepest {
 		return err
 	}
 	for _, t := range turns {
 		for _, f := range modelFaults() {
-			f.turn = t
+			if strings.Contains(f.what, "A") && !t.open[0] || strings.Contains(f.what, "B") && !t.open[1] {
+				continue // the same as the small letter
+			}
+			f.turn = t.turn
 			next := append(faults[:len(faults):len(faults)], f)
 			if len(next) > 1 && every > 1 {
 				d := fnv.New32a()
@@ -179,15 +196,21 @@ func (x *explorer) explore(faults []fault, deepest int, every uint32) error {
 }
 
 func TestEveryHistoryOfTwoMachines(t *testing.T) {
-	every := uint32(4000)
-	if n := blktest.Seeds(t, 1); n > 1 {
-		every = max(every/uint32(n), 1)
+	// All with one fault; of those with two, one in so many: none is left out from ROBIB_SEEDS=every on.
+	every := uint32(3000)
+	if os.Getenv("ROBIB_SEEDS") != "" {
+		every = max(every/uint32(blktest.Seeds(t, 1)), 1)
 	}
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.SemiSync, mirror.Async} {
-		x := &explorer{mode: mode, from: modelBegin(0), seen: map[uint64]bool{}, said: map[string]int{}}
-		if err := x.explore(nil, 1, every); err != nil {
+		x := &explorer{mode: mode, from: modelBegin(0), states: map[uint64]bool{}, said: map[string]int{}}
+		if err := x.explore(nil, 2, every); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("%v: %d histories with one fault, %d with two, %d distinct, %d turns; %v", mode, x.histories[1], x.histories[2], len(x.seen), x.turns, x.said)
+		t.Logf("%v: %d histories with one fault, %d with two, all distinct, and %d that went on as one of them; %d turns; %v", mode, x.histories[1], x.histories[2], x.same, x.turns, x.said)
+		for _, w := range []string{"up: stream", "up: cut and stream", "up: full sync", "up: take the peer's tail", "degraded", "diverged", "fenced", "secondary", lackedWord} {
+			if x.said[w] == 0 {
+				t.Errorf("%v: never: %s", mode, w)
+			}
+		}
 	}
 }

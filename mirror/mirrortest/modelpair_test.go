@@ -40,6 +40,9 @@ type fault struct {
 
 func (f fault) String() string { return fmt.Sprintf("%d:%s%c", f.turn, f.what, f.then) }
 
+// lackedWord is said of an acknowledgement that the loss of its machine took, as its mode allows.
+const lackedWord = "acknowledged, and lacking where it was promoted"
+
 // powerCut unwinds a machine that loses its power while it waits for a disk.
 type powerCut struct{}
 
@@ -51,14 +54,15 @@ type history struct {
 	mode   mirror.Mode
 	faults []fault
 	turn   int
-	last   int // turn of the last fault
-	in     int // machine whose turn it is; it may wait for a disk
+	last   int  // turn of the last fault
+	in     int  // machine whose turn it is; it may wait for a disk
 	drove  bool // while it waited, the other one may have got something to do
 	all    []*Machine
 	events []string
 
-	changed []int // turns after the last fault at which something had changed
+	changed []moment // after the last fault
 	sig     uint64
+	seen    map[uint64]bool // states that both machines were in when they had lost their power; nil: all are new
 
 	lead    int    // the machine that is meant to be the primary
 	due     [2]int // turn at which it is started; 0: it is not
@@ -67,6 +71,7 @@ type history struct {
 	discard [2]bool
 	missing *mirror.Missing
 	at      seglog.LSN // newest segment of the one that was promoted
+	base    [2]int     // volume that a machine had when it was promoted
 	ending  bool
 
 	tree    []volume
@@ -75,6 +80,15 @@ type history struct {
 	written int // by all clients
 	said    map[string]int
 }
+
+// moment is a turn at which something had changed: the next fault may come then.
+type moment struct {
+	turn int
+	open [2]bool // whether the leader, and the other one, has something that a power cut may take or leave
+}
+
+// seenState unwinds a history that goes on as one that was lived already.
+type seenState struct{}
 
 // volume is what the volume holds after one more operation of a client.
 type volume struct {
@@ -225,6 +239,13 @@ func (h *history) strike() {
 	case f.then == 'p' && !h.m[1-lead].Primary:
 		h.lead = 1 - lead
 	}
+	if len(h.faults) == 0 && h.seen != nil && h.m[0].Node == nil && h.m[1].Node == nil {
+		key := h.state(f)
+		if h.seen[key] {
+			panic(seenState{})
+		}
+		h.seen[key] = true
+	}
 }
 
 // cut cuts the link for long enough that both sides notice.
@@ -335,6 +356,22 @@ func (h *history) promote(i int) {
 	}
 }
 
+// state is everything that what comes after a fault depends on, but for chance, when both machines are down.
+func (h *history) state(f fault) uint64 {
+	var x maphash.Hash
+	x.SetSeed(modelSeed)
+	for i, m := range h.m {
+		x.Write(m.Data.Bytes())
+		x.Write(m.Log.Bytes())
+		maphash.WriteComparable(&x, [3]bool{m.Primary, h.discard[i], h.due[i] > h.turn+1})
+	}
+	maphash.WriteComparable(&x, [4]int{int(f.then), h.lead, len(h.tree), h.written})
+	for _, a := range h.acks {
+		maphash.WriteComparable(&x, *a)
+	}
+	return x.Sum64()
+}
+
 // look notes whether anything has changed since the last turn.
 func (h *history) look() {
 	var x maphash.Hash
@@ -361,7 +398,12 @@ func (h *history) look() {
 	}
 	if sig := x.Sum64(); sig != h.sig {
 		h.sig = sig
-		h.changed = append(h.changed, h.turn)
+		t := moment{turn: h.turn}
+		for i := range t.open {
+			m := h.m[(h.lead+i)%2]
+			t.open[i] = m.Data.Unsynced() || m.Log.Unsynced()
+		}
+		h.changed = append(h.changed, t)
 	}
 }
 
@@ -370,7 +412,7 @@ var modelSeed = maphash.MakeSeed()
 // judge looks at what machine i says after its batch.
 func (h *history) judge(i int) {
 	m := h.m[i]
-	if m.Node == nil {
+	if m.Node == nil || h.retire[i] > 0 {
 		return
 	}
 	s := m.Cache.Log().Super()
@@ -409,7 +451,9 @@ func (h *history) lost(i, v int, counts func(*ack) bool) *ack {
 // pin finds which volume machine i's image is. It must hold all that i acknowledged, or inherited.
 func (h *history) pin(i int, image []byte) int {
 	promoted := h.missing != nil && i == h.lead
-	must := func(a *ack) bool { return a.safe || a.by == i || !promoted }
+	must := func(a *ack) bool {
+		return a.safe || a.by == i || !promoted && h.base[i] > 0 && h.holds(h.base[i], a.at)
+	}
 	found := -1
 	var bad *ack
 	for v := len(h.tree) - 1; v >= 0; v-- {
@@ -439,9 +483,9 @@ func (h *history) pin(i int, image []byte) int {
 			if h.mode != mirror.Sync && !h.missing.Acknowledged || h.missing.To > 0 && a.lsn < h.missing.From {
 				fail("promoted at LSN %d without a word of LSN %d, which was acknowledged: %+v", h.at, a.lsn, h.missing)
 			}
-			h.said["acknowledged alone, and lacking where it was promoted"]++
+			h.said[lackedWord]++
 		}
-		h.missing = nil
+		h.missing, h.base[i] = nil, found
 	}
 	return found
 }
