@@ -190,7 +190,7 @@ func (w *walker) bytes(p Pos, n int64) ([]byte, error) {
 	off := l.DeviceOffset(p)
 	if w.buf == nil {
 		var err error
-		if w.buf, err = blk.Alloc(int(l.super.MaxSegmentBytes) + readAhead); err != nil {
+		if w.buf, err = blk.Alloc(int(l.super.MaxSegmentBytes + min(readAhead, l.super.RingBytes))); err != nil {
 			return nil, err
 		}
 	}
@@ -367,7 +367,7 @@ func (l *Log) Reset(p Point, change func(s *Super), drive blk.Drive) error {
 		if err := l.cut(max(l.first, l.super.Start.LSN)-1, change, drive); err != nil {
 			return err
 		}
-		buf, err := blk.Alloc(readAhead)
+		buf, err := blk.Alloc(int(min(readAhead, l.super.RingBytes)))
 		if err != nil {
 			return err
 		}
