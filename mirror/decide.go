@@ -58,7 +58,7 @@ func rule(v View) (Verdict, string) {
 	me, p := &v.Me, &v.Peer
 	myMarks, peerMarks := seglog.Marks(me.Marks), seglog.Marks(p.Marks)
 	gone := myMarks&seglog.PeerNeedsFullSync != 0
-	wrote := peerMarks&seglog.Ahead != 0 // it acknowledged what this side may lack
+	wrote := peerMarks&seglog.Ahead != 0 && !(Planted && Plant == "forget-ahead") // it acknowledged what this side may lack
 	switch {
 	case p.MinVersion > wire.Version || p.Version < wire.MinVersion:
 		return Refuses, fmt.Sprintf("the peer speaks protocol versions %d to %d, this side %d to %d", p.MinVersion, p.Version, wire.MinVersion, wire.Version)
@@ -106,7 +106,7 @@ func rule(v View) (Verdict, string) {
 		return Streams, fmt.Sprintf("the peer is level up to LSN %d of %d", v.Common, me.Last.LSN)
 	case !me.Serving && v.Common == me.Last.LSN:
 		return TakesTail, fmt.Sprintf("the peer has LSN %d to %d, which this log lost", v.Common+1, p.Last.LSN)
-	case !gone && declared(p) <= v.Common && p.Destaged <= v.Common && (p.Term == me.Term || peerMarks&seglog.Ahead == 0):
+	case !gone && declared(p) <= v.Common && p.Destaged <= v.Common && (p.Term == me.Term || !wrote):
 		return CutStream, fmt.Sprintf("the peer's LSN %d to %d were never acknowledged", v.Common+1, p.Last.LSN)
 	}
 	return parted(p, fmt.Sprintf("both wrote after LSN %d", v.Common))

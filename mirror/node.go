@@ -196,7 +196,9 @@ func (n *Node) asPrimary() {
 		return
 	}
 	n.cache.AckLimit = n.log.Sealed()
-	n.untouched()
+	if n.untouched(); Planted && Plant == "waiting-destages" {
+		n.cache.DestageLimit = n.log.Sealed()
+	}
 	if n.marks()&seglog.PeerNeedsFullSync == 0 && !n.o.Blank {
 		n.ship.open(n.log.First() - 1)
 	}

@@ -320,7 +320,7 @@ func (x *receiver) follow() {
 	if limit >= n.log.LastData() {
 		limit = n.log.Sealed() // what is behind has no records: nobody need declare it
 	}
-	if n.cache.DestageLimit = min(limit, n.log.Sealed()); n.marks()&seglog.Demoted != 0 && x.prepare == nil && !n.draining {
+	if n.cache.DestageLimit = min(limit, n.log.Sealed()); n.marks()&seglog.Demoted != 0 && x.prepare == nil && !n.draining && !(Planted && Plant == "demoted-destages") {
 		n.untouched()
 	}
 	if Planted && Plant == "destage-undeclared" {

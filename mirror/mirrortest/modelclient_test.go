@@ -55,6 +55,9 @@ func (o *modelOp) Complete(r *blk.Request) {
 	}
 	h := o.c.h
 	h.acks = append(h.acks, &ack{at: o.at, by: o.c.i, lsn: r.LSN})
+	if h.stale[o.c.i] {
+		fail("machine %d acknowledges beside term %d, and had not died degraded", o.c.i, h.term[1-o.c.i])
+	}
 	marks := h.m[o.c.i].Cache.Log().Super().Marks
 	if other := h.m[1-o.c.i]; marks&seglog.Degraded == 0 && other.Node != nil && other.Node.Status().Primary && h.mode != mirror.Async {
 		fail("machine %d acknowledges as if it had a peer, and that was promoted", o.c.i)

@@ -71,6 +71,8 @@ type history struct {
 	discard [2]bool
 	missing *mirror.Missing
 	at      seglog.LSN // newest segment of the one that was promoted
+	term    [2]uint64  // newest in which each was a primary that served
+	stale   [2]bool    // it began after the other one reigned, and had not died degraded: it must ask
 	base    [2]int     // volume that a machine had when it was promoted
 	ending  bool
 
@@ -182,6 +184,8 @@ func (h *history) start(i int) {
 			fail("machine %d: node: %v", i, err)
 		}
 		m.Cache, m.Node = c, n
+		s := c.Log().Super()
+		h.stale[i] = m.Primary && s.Marks&seglog.Degraded == 0 && s.Term.Number < h.term[1-i]
 		h.all = append(h.all, &Machine{Cache: c, Node: n})
 	})
 }
@@ -325,6 +329,8 @@ func (h *history) tend(i int) {
 		h.promote(i)
 	case !m.Primary && i == h.lead && st.Connected && h.turn > h.last+5*modelLate:
 		h.lead = 1 - i // they met again before anybody was promoted
+	case h.discard[i] && st.Connected && !st.Inconsistent():
+		h.discard[i] = false // the word was for once
 	case i == h.lead && st.Primary && st.Ready && !m.Primary:
 		m.Primary = true // the command has ended: the configuration says so, too
 	}
@@ -417,6 +423,9 @@ func (h *history) judge(i int) {
 	}
 	s := m.Cache.Log().Super()
 	st := m.Node.Status()
+	if st.Primary && st.Ready {
+		h.term[i] = s.Term.Number
+	}
 	if !st.Primary || !st.Ready || s.Marks&seglog.Degraded != 0 {
 		return
 	}
