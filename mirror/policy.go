@@ -248,6 +248,8 @@ func (n *Node) Promote(force bool) error {
 	switch {
 	case n.primary:
 		return errors.New("this is the primary already")
+	case n.failed != nil:
+		return fmt.Errorf("this copy cannot go on: %w", n.failed)
 	case n.log.Super().Volume == seglog.UUID{}:
 		return errors.New("this secondary has never met its primary: there is nothing to promote")
 	case m&seglog.NeedsRefill != 0:

@@ -132,7 +132,7 @@ func (x *receiver) agree(f *wire.Frame, d *wire.DecisionMsg) error {
 		n.cache.DestageAll(true)
 		return nil
 	case wire.TakeTail:
-		return n.ship.from(d.At.LSN)
+		return n.ship.from(d.At.LSN, d.At.LSN)
 	}
 	x.syncing = false
 	if n.marks()&seglog.Inconsistent != 0 {

@@ -16,11 +16,12 @@ type session struct {
 	up   bool // both sides agree on how to go on
 	id   [16]byte
 
-	hello  *wire.HelloMsg // the peer's
-	view   View
-	asked  bool
-	tail   bool // the peer's tail is coming: segments are taken by a primary
-	tailTo seglog.LSN
+	hello   *wire.HelloMsg // the peer's
+	durable seglog.LSN     // there, when it said so; the end of its chain may be in its RAM only
+	view    View
+	asked   bool
+	tail    bool // the peer's tail is coming: segments are taken by a primary
+	tailTo  seglog.LSN
 
 	nextDial   int64
 	dialing    bool
@@ -42,18 +43,21 @@ func (s *session) kick() int64 {
 	if n.o.Net == nil {
 		return blk.Never
 	}
+	if why := n.shut(); why != nil && s.conn != nil {
+		s.goodbye(why.Error())
+		s.lost(why)
+	}
 	for range 8 {
 		c, err := n.o.Net.Next()
 		if c == nil && err == nil {
 			break
 		}
 		s.dialing = false
-		if n.apart {
+		if why := n.shut(); why != nil {
 			if c != nil {
-				f := n.frameOf(wire.Goodbye)
-				f.Body = []byte(errApart.Error())
-				c.Send(f)
-				c.Close()
+				s.conn = c
+				s.goodbye(why.Error())
+				s.close()
 			}
 			continue
 		}
@@ -79,7 +83,7 @@ func (s *session) kick() int64 {
 			return wake
 		}
 	}
-	if n.fenced || s.dialing || n.apart {
+	if n.fenced || s.dialing || n.shut() != nil {
 		return blk.Never
 	}
 	if now >= s.nextDial {
@@ -215,7 +219,7 @@ func (s *session) gotHello(f *wire.Frame) error {
 	if s.hello != nil {
 		return errors.New("a second hello")
 	}
-	s.hello = &h
+	s.hello, s.durable = &h, f.Durable
 	n := s.n
 	n.pack.Begin(h.Offered)
 	if !n.primary {
@@ -320,7 +324,7 @@ func (s *session) decide() error {
 		d.Way, d.Cut = wire.Stream, v == CutStream
 		d.At.LSN = s.view.Common
 		d.At.Hash, _ = n.log.Hash(s.view.Common)
-		if err := n.ship.from(s.view.Common); err != nil {
+		if err := n.ship.from(s.view.Common, s.durable); err != nil {
 			return err
 		}
 		if n.log.Dirty().Active() {

@@ -421,6 +421,11 @@ func (h *history) judge(i int) {
 	if m.Node == nil || h.retire[i] > 0 {
 		return
 	}
+	if o := h.m[1-i]; o.Node != nil {
+		if err := Durable(m.Node, o.Node); err != nil {
+			fail("machine %d: %v", i, err)
+		}
+	}
 	s := m.Cache.Log().Super()
 	st := m.Node.Status()
 	if st.Primary && st.Ready {
@@ -431,7 +436,7 @@ func (h *history) judge(i int) {
 	}
 	// It claims to be as safe as its mode says.
 	for _, a := range h.acks {
-		if a.by == i && !a.safe && (h.mode == mirror.Sync || h.mode == mirror.SemiSync && h.m[1-i].Node != nil) {
+		if a.by == i && !a.safe && (h.mode == mirror.Sync || h.mode == mirror.SemiSync && st.State == mirror.StateInSync && h.m[1-i].Node != nil) {
 			a.safe, a.soft = true, h.mode == mirror.SemiSync
 		}
 	}
