@@ -99,7 +99,11 @@ func (s *Server) latency(set map[string]string) (any, error) {
 	defer t.mu.Unlock()
 	switch {
 	case t.tracer != nil:
-		return t.tracer.Answer(set)
+		a, err := t.tracer.Answer(set)
+		if err == nil {
+			err = s.stack.call(func() { a.Network = s.stack.tcp() })
+		}
+		return a, err
 	case t.why != nil:
 		return nil, t.why
 	}
