@@ -28,13 +28,16 @@ type loop struct {
 	buf  []byte
 }
 
-func newLoop(t *testing.T) *loop {
+func newLoop(t *testing.T) *loop { return newLoopSized(t, t.TempDir(), 8<<20) }
+
+// newLoopSized makes its file in dir.
+func newLoopSized(t *testing.T, dir string, bytes int) *loop {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	file := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(file, make([]byte, 8<<20), 0o600); err != nil {
+	file := filepath.Join(dir, "disk")
+	if err := os.WriteFile(file, make([]byte, bytes), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
