@@ -17,7 +17,7 @@ import (
 
 // BenchCmd measures robib-ublk in a guest whose time is counted in instructions.
 type BenchCmd struct {
-	Set       string `arg:"" enum:"null,file,dcd,mirror" help:"null: a bare ublk device that does nothing; file: one over a disk; dcd: the disk caching disk without a peer; mirror: without a peer, sync, async, both ends in one guest."`
+	Set       string `arg:"" enum:"null,file,dcd,mirror,latency" help:"null: a bare ublk device that does nothing; file: one over a disk; dcd: the disk caching disk without a peer; mirror: without a peer, sync, async, both ends in one guest; latency: file and dcd without and with the latency probes."`
 	Kernel    string `default:"7" help:"Kernel to measure on: 6.12, 7 (the newest Debian has), or the path of a vmlinuz-VERSION."`
 	Workloads string `short:"w" help:"Workloads, instead of the set's own: rr1 rr32 rw1 rw1d rw1f rw32 mix sr8 sw8, and sustained for dcd." placeholder:"NAMES"`
 	LogModel  string `enum:",nvme,sata,hdd,brd" default:"" help:"What the log is on: nvme (15 us), sata (80 us), hdd (8 ms) or brd (the kernel's RAM disk)."`

@@ -90,7 +90,7 @@ func (g *guest) device() (string, error) {
 	case kindRaw:
 		return data, nil
 	case kindFile:
-		return target("file", data)
+		return target(append([]string{"file", data}, g.c.Target...)...)
 	}
 	return g.volume(data)
 }

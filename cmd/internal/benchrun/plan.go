@@ -23,8 +23,9 @@ type Case struct {
 	Log       Model    `json:"log,omitempty"`
 	Data      Model    `json:"data,omitempty"`
 	Peer      bool     `json:"peer,omitempty"`
-	Add       []string `json:"add,omitempty"`   // more flags of add
-	Serve     []string `json:"serve,omitempty"` // more flags of serve
+	Target    []string `json:"target,omitempty"` // more flags of bench target
+	Add       []string `json:"add,omitempty"`    // more flags of add
+	Serve     []string `json:"serve,omitempty"`  // more flags of serve
 	Workloads []string `json:"workloads,omitempty"`
 	Sustained bool     `json:"sustained,omitempty"`
 	Scale     int      `json:"scale"`          // per cent of each workload's requests
@@ -34,7 +35,7 @@ type Case struct {
 
 // Options say what to measure.
 type Options struct {
-	Set       string   // null, file, dcd or mirror
+	Set       string   // null, file, dcd, mirror or latency
 	Workloads []string // empty: the defaults of the set
 	Log, Data Model    // "": the defaults of the set
 	Scale     int
@@ -77,8 +78,15 @@ func Plan(o Options) ([]Case, error) {
 			p.references(x.log)
 			p.mirrors(x, o)
 		}
+	case "latency":
+		for _, x := range pairs {
+			p.references(x.data)
+			p.add(Case{Name: fmt.Sprintf("file-latency:%s", x.data), Kind: kindFile, Data: x.data, Target: []string{"--latency"}, Raw: name(kindRaw, x.data), File: name(kindFile, x.data)})
+			p.add(Case{Name: fmt.Sprintf("dcd:%s+%s", x.log, x.data), Kind: kindVolume, Log: x.log, Data: x.data, Add: []string{"--no-latency"}})
+			p.add(Case{Name: fmt.Sprintf("dcd-latency:%s+%s", x.log, x.data), Kind: kindVolume, Log: x.log, Data: x.data})
+		}
 	default:
-		return nil, fmt.Errorf("set %q: there are null, file, dcd, mirror", o.Set)
+		return nil, fmt.Errorf("set %q: there are null, file, dcd, mirror, latency", o.Set)
 	}
 	if sustained {
 		if o.Set != "dcd" {
@@ -103,7 +111,7 @@ func pairsOf(o Options) []pair {
 	switch {
 	case o.Log != "" || o.Data != "":
 		return []pair{{or(o.Log, "nvme"), or(o.Data, or(o.Log, "nvme"))}}
-	case o.Set == "mirror":
+	case o.Set == "mirror" || o.Set == "latency":
 		return []pair{{"nvme", "nvme"}}
 	}
 	return []pair{{"nvme", "hdd"}, {"nvme", "nvme"}, {"sata", "hdd"}}
