@@ -14,6 +14,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define STAMPS 6     // pickup, log, data, peer sent, peer acked, commit
 #define COMMIT 5
 #define NO_SLOT (~0u)
+#define MAX_DEVICES 16
+#define SOURCES 1024 // a power of two
 #define SECOND 1000000000ull
 
 enum stage {
@@ -38,23 +40,27 @@ struct hist {
 // One traced device. base and depth place its tags in slots; queues is 0 where no server stamps.
 struct device {
 	__u64 threshold; // ns; slower requests are outliers; 0: none are
+	__u32 dev;       // the kernel's number of it; 0: none
 	__u32 index, base, depth, queues;
 	__u32 rate; // outliers a second
-	__u32 pad;
-};
-
-// A tag's slot, one cache line. The server writes stamps before it commits; issue clears all.
-struct slot {
-	__u64 stamps[STAMPS];
-	__u64 posted;
-	__u64 pad;
 };
 
 // A request in flight.
 struct io {
+	__u64 rq; // the kernel's; 0: none
 	__u64 start, insert, issue;
 	__u64 sector; // of 512 bytes
 	__u32 bytes, device, op, slot;
+};
+
+// A tag's slot: a cache line that the server writes before it commits, which issue clears, and one for
+// the request that has the tag.
+struct slot {
+	__u64 stamps[STAMPS];
+	__u64 posted;
+	__u64 pad;
+	struct io io;
+	__u64 pad2;
 };
 
 struct outlier {
@@ -67,10 +73,7 @@ struct outlier {
 // A ring's source of completions: one queue of one device.
 struct source {
 	__u32 pid, id;
-};
-
-struct span {
-	__u32 base, depth;
+	__u32 base, depth; // its slots; depth 0: no source
 };
 
 struct counters {
@@ -78,11 +81,14 @@ struct counters {
 };
 
 struct window {
-	__u64 second, count;
+	__u64 second, count; // of outliers
+	__u64 inserts;       // there has been an insert: requests may be in inflight before they are issued
 };
 
+const volatile __u32 device_count = 1;
+
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct device);
@@ -110,6 +116,7 @@ struct {
 	__type(value, struct counters);
 } counts SEC(".maps");
 
+// Requests that have no slot (yet).
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
@@ -124,11 +131,12 @@ struct {
 	__type(value, struct window);
 } windows SEC(".maps");
 
+// By the lowest bits of id.
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct source);
-	__type(value, struct span);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SOURCES);
+	__type(key, __u32);
+	__type(value, struct source);
 } sources SEC(".maps");
 
 struct {
@@ -250,15 +258,44 @@ static __always_inline void account(const struct device *d, const struct io *io,
 	}
 }
 
+static __always_inline struct device *device_numbered(__u32 dev)
+{
+	for (__u32 i = 0; i < MAX_DEVICES; i++) {
+		__u32 key = i;
+		struct device *d;
+		if (i >= device_count)
+			return 0;
+		d = bpf_map_lookup_elem(&devices, &key);
+		if (d && d->dev == dev)
+			return d;
+	}
+	return 0;
+}
+
 static __always_inline struct device *device_of(struct request *rq)
 {
 	struct gendisk *disk = rq->q->disk;
-	__u32 dev;
 
 	if (!disk)
 		return 0;
-	dev = (__u32)disk->major << 20 | (__u32)disk->first_minor;
-	return bpf_map_lookup_elem(&devices, &dev);
+	return device_numbered((__u32)disk->major << 20 | (__u32)disk->first_minor);
+}
+
+// slot_of finds the slot of the tag that rq has; it must have been issued.
+static __always_inline struct slot *slot_of(const struct device *d, struct request *rq, __u32 *i)
+{
+	struct blk_mq_hw_ctx *hctx;
+	__u32 q, tag;
+
+	if (!d->queues)
+		return 0;
+	hctx = rq->mq_hctx;
+	q = hctx ? hctx->queue_num : NO_SLOT;
+	tag = rq->tag;
+	if (q >= d->queues || tag >= d->depth)
+		return 0;
+	*i = d->base + q * d->depth + tag;
+	return bpf_map_lookup_elem(&slots, i);
 }
 
 // describe fills io in; it fails for what is no block operation (a driver's own commands).
@@ -287,9 +324,16 @@ int BPF_PROG(on_insert, struct request *rq)
 	struct device *d = device_of(rq);
 	struct io io = {};
 	__u64 key = (__u64)rq;
+	struct window *w;
+	__u32 index;
 
 	if (!d || !describe(&io, rq, d))
 		return 0;
+	index = d->index;
+	w = bpf_map_lookup_elem(&windows, &index);
+	if (w)
+		w->inserts = 1;
+	io.rq = key;
 	io.insert = bpf_ktime_get_ns();
 	if (!io.start) // iostats=0
 		io.start = io.insert;
@@ -299,36 +343,60 @@ int BPF_PROG(on_insert, struct request *rq)
 	return 0;
 }
 
+// owner writes whose a slot is, last: who reads it meanwhile takes nothing half written for a request.
+static __always_inline void owner(struct slot *s, __u64 rq)
+{
+	*(volatile __u64 *)&s->io.rq = rq;
+}
+
+enum { UNKNOWN = 1, KNOWN }; // to inflight
+
+// issued fills io in, with what was known of rq when it was inserted; 0: it is not followed.
+static __always_inline int issued(struct io *io, struct request *rq, const struct device *d)
+{
+	__u64 key = (__u64)rq;
+	__u32 index = d->index;
+	struct window *w = bpf_map_lookup_elem(&windows, &index);
+	struct io *old = w && w->inserts ? bpf_map_lookup_elem(&inflight, &key) : 0;
+
+	io->insert = old && !old->issue ? old->insert : 0;
+	if (!describe(io, rq, d))
+		return 0;
+	io->issue = bpf_ktime_get_ns();
+	if (!io->start || io->start > io->issue)
+		io->start = io->insert ? io->insert : io->issue;
+	count(d, ISSUED);
+	return old ? KNOWN : UNKNOWN;
+}
+
 SEC("tp_btf/block_rq_issue")
 int BPF_PROG(on_issue, struct request *rq)
 {
 	struct device *d = device_of(rq);
-	struct io io = {}, *old;
 	__u64 key = (__u64)rq;
+	struct io io = {};
+	struct slot *s;
+	int known;
+	__u32 i;
 
-	if (!d || !describe(&io, rq, d))
+	if (!d)
 		return 0;
-	io.issue = bpf_ktime_get_ns();
-	old = bpf_map_lookup_elem(&inflight, &key);
-	if (old && !old->issue)
-		io.insert = old->insert;
-	if (!io.start || io.start > io.issue)
-		io.start = io.insert ? io.insert : io.issue;
-	if (d->queues) {
-		struct blk_mq_hw_ctx *hctx = rq->mq_hctx;
-		__u32 q = hctx ? hctx->queue_num : NO_SLOT, tag = rq->tag;
-
-		if (q < d->queues && tag < d->depth) {
-			__u32 i = d->base + q * d->depth + tag;
-			struct slot *s = bpf_map_lookup_elem(&slots, &i);
-			if (s) {
-				__builtin_memset(s, 0, sizeof(*s));
-				io.slot = i;
-			}
-		}
+	s = slot_of(d, rq, &i);
+	if (s) {
+		owner(s, 0);
+		known = issued(&s->io, rq, d);
+		if (!known)
+			return 0;
+		s->io.slot = i;
+		__builtin_memset(s->stamps, 0, sizeof(s->stamps));
+		s->posted = 0;
+		owner(s, key);
+		if (known == KNOWN)
+			bpf_map_delete_elem(&inflight, &key);
+		return 0;
 	}
-	count(d, ISSUED);
-	if (bpf_map_update_elem(&inflight, &key, &io, BPF_ANY))
+	io.rq = key;
+	if (issued(&io, rq, d) && bpf_map_update_elem(&inflight, &key, &io, BPF_ANY))
 		count(d, FULL);
 	return 0;
 }
@@ -337,9 +405,10 @@ SEC("tp_btf/block_rq_complete")
 int BPF_PROG(on_complete, struct request *rq, int status, unsigned int bytes)
 {
 	struct device *d = device_of(rq);
-	__u64 now, key = (__u64)rq;
-	struct slot *s = 0;
+	__u64 key = (__u64)rq;
+	struct slot *s;
 	struct io *io;
+	__u32 i;
 
 	if (!d)
 		return 0;
@@ -347,18 +416,19 @@ int BPF_PROG(on_complete, struct request *rq, int status, unsigned int bytes)
 		count(d, PARTIAL); // the rest follows
 		return 0;
 	}
+	s = slot_of(d, rq, &i);
+	if (s && s->io.rq == key) {
+		account(d, &s->io, s, bpf_ktime_get_ns(), status & 0xff);
+		owner(s, 0);
+		return 0;
+	}
 	io = bpf_map_lookup_elem(&inflight, &key);
 	if (!io) {
 		count(d, UNSEEN); // issued before the probes were there, or the end of a flush sequence
 		return 0;
 	}
-	if (io->issue) {
-		__u32 i = io->slot;
-		now = bpf_ktime_get_ns();
-		if (i != NO_SLOT)
-			s = bpf_map_lookup_elem(&slots, &i);
-		account(d, io, s, now, status & 0xff);
-	}
+	if (io->issue)
+		account(d, io, 0, bpf_ktime_get_ns(), status & 0xff);
 	bpf_map_delete_elem(&inflight, &key);
 	return 0;
 }
@@ -377,12 +447,11 @@ int BPF_PROG(on_merge, struct request *rq)
 
 static __always_inline int posted(__u64 user_data)
 {
-	struct source key = {.pid = bpf_get_current_pid_tgid() >> 32, .id = user_data >> 48};
-	struct span *p = bpf_map_lookup_elem(&sources, &key);
-	__u32 tag = user_data & 0xffff, i;
+	__u32 id = user_data >> 48, tag = user_data & 0xffff, i = id & (SOURCES - 1);
+	struct source *p = bpf_map_lookup_elem(&sources, &i);
 	struct slot *s;
 
-	if (!p || tag >= p->depth)
+	if (!p || tag >= p->depth || p->id != id || p->pid != bpf_get_current_pid_tgid() >> 32)
 		return 0;
 	i = p->base + tag;
 	s = bpf_map_lookup_elem(&slots, &i);
@@ -416,8 +485,7 @@ struct made_up {
 SEC("syscall")
 int test_account(struct made_up *m)
 {
-	__u32 dev = m->dev;
-	struct device *d = bpf_map_lookup_elem(&devices, &dev);
+	struct device *d = device_numbered(m->dev);
 	struct io io = m->io;
 	struct slot slot = m->slot;
 

@@ -21,12 +21,12 @@ type latencyCounters struct {
 type latencyDevice struct {
 	_         structs.HostLayout
 	Threshold uint64
+	Dev       uint32
 	Index     uint32
 	Base      uint32
 	Depth     uint32
 	Queues    uint32
 	Rate      uint32
-	Pad       uint32
 }
 
 type latencyHist struct {
@@ -40,6 +40,7 @@ type latencyHist struct {
 
 type latencyIo struct {
 	_      structs.HostLayout
+	Rq     uint64
 	Start  uint64
 	Insert uint64
 	Issue  uint64
@@ -76,24 +77,23 @@ type latencySlot struct {
 	Stamps [6]uint64
 	Posted uint64
 	Pad    uint64
+	Io     latencyIo
+	Pad2   uint64
 }
 
 type latencySource struct {
-	_   structs.HostLayout
-	Pid uint32
-	Id  uint32
-}
-
-type latencySpan struct {
 	_     structs.HostLayout
+	Pid   uint32
+	Id    uint32
 	Base  uint32
 	Depth uint32
 }
 
 type latencyWindow struct {
-	_      structs.HostLayout
-	Second uint64
-	Count  uint64
+	_       structs.HostLayout
+	Second  uint64
+	Count   uint64
+	Inserts uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -115,6 +115,7 @@ const (
 	latencyProgOnPosted3    = "on_posted_3"
 	latencyProgOnPosted7    = "on_posted_7"
 	latencyProgTestAccount  = "test_account"
+	latencyVarDeviceCount   = "device_count"
 	latencyVarUnusedOutlier = "unused_outlier"
 )
 
@@ -187,6 +188,7 @@ type latencyMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type latencyVariableSpecs struct {
+	DeviceCount   *ebpf.VariableSpec `ebpf:"device_count"`
 	UnusedOutlier *ebpf.VariableSpec `ebpf:"unused_outlier"`
 }
 
@@ -237,6 +239,7 @@ func (m *latencyMaps) Close() error {
 //
 // It can be passed to loadLatencyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type latencyVariables struct {
+	DeviceCount   *ebpf.Variable `ebpf:"device_count"`
 	UnusedOutlier *ebpf.Variable `ebpf:"unused_outlier"`
 }
 

@@ -241,6 +241,16 @@ func TestSeveralDevices(t *testing.T) {
 	if _, err := p.AddDevice(other.rdev, 0, 0); err == nil {
 		t.Error("a third device")
 	}
+	if p, err := Open(Options{Devices: MaxDevices + 1}); err == nil {
+		t.Error("too many devices", p.Close())
+	}
+	twice := open(t, Options{Devices: 2})
+	if _, err := twice.AddDevice(a.rdev, 0, 0); err != nil {
+		t.Error(err)
+	}
+	if _, err := twice.AddDevice(a.rdev, 0, 0); err == nil {
+		t.Error("one device twice")
+	}
 	a.run(50)
 	other.run(50)
 	b.run(200)
@@ -318,7 +328,9 @@ func harness(t *testing.T) (prog *ebpf.Program, p *Probes, d *Device) {
 			delete(spec.Programs, name)
 		}
 	}
-	size(spec, Options{})
+	if err := size(spec, Options{}); err != nil {
+		t.Fatal(err)
+	}
 	p = &Probes{devices: make([]*Device, 0, 1)}
 	if p.coll, err = ebpf.NewCollection(spec); err != nil {
 		t.Fatal(err)
@@ -332,7 +344,7 @@ func harness(t *testing.T) (prog *ebpf.Program, p *Probes, d *Device) {
 
 func run(t *testing.T, prog *ebpf.Program, d *Device, m latencyMadeUp) {
 	t.Helper()
-	m.Dev = d.dev
+	m.Dev = d.v.Dev
 	if ret, err := prog.Run(&ebpf.RunOptions{Context: m}); err != nil || ret != 0 {
 		t.Fatalf("%d, %v", ret, err)
 	}
@@ -423,7 +435,7 @@ func TestSlots(t *testing.T) {
 		t.Fatalf("%d slots", s.Len())
 	}
 	s.Stamp(255, PeerAcked, 7)
-	if got, posted := s.read(255); got != [Stamps]int64{PeerAcked: 7} || posted != 0 {
+	if _, got, posted := s.read(255); got != [Stamps]int64{PeerAcked: 7} || posted != 0 {
 		t.Error(got, posted)
 	}
 	var k latencySlot
@@ -439,7 +451,7 @@ func TestSlots(t *testing.T) {
 	}
 	cleared := 0
 	for i := range s.Len() {
-		if got, _ := s.read(i); got[Committed] == 0 {
+		if _, got, _ := s.read(i); got[Committed] == 0 {
 			cleared++
 		}
 	}
@@ -521,7 +533,10 @@ func TestPosted(t *testing.T) {
 	if err := d.AddSource(os.Getpid(), 9, 1); err != nil {
 		t.Fatal(err)
 	}
-	for _, data := range []uint64{9<<48 | 2, 9<<48 | 4, 8<<48 | 1} { // tag 2; no tag of this queue; another source
+	if err := d.AddSource(os.Getpid(), 9+1024, 0); err == nil {
+		t.Error("two sources in one place")
+	}
+	for _, data := range []uint64{9<<48 | 2, (9+1024)<<48 | 1, 9<<48 | 4, 8<<48 | 1} { // tag 2; no tag of this queue; another source
 		e := ring.Get()
 		e.Opcode, e.FD, e.UserData = 0, -1, data
 	}
@@ -529,7 +544,7 @@ func TestPosted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range d.Slots().Len() {
-		if _, posted := d.Slots().read(i); (posted != 0) != (i == 4+2) {
+		if _, _, posted := d.Slots().read(i); (posted != 0) != (i == 4+2) {
 			t.Errorf("slot %d posted at %d", i, posted)
 		}
 	}
