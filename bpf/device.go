@@ -103,7 +103,13 @@ func (p *Probes) AddDevice(rdev uint64, queues, depth int) (*Device, error) {
 
 // update makes v the kernel's.
 func (d *Device) update(v *latencyDevice) error {
-	return d.p.coll.Maps[latencyMapDevices].Put(d.v.Index, v)
+	var all [MaxDevices]latencyDevice
+	devices := d.p.coll.Variables[latencyVarDevices]
+	if err := devices.Get(&all); err != nil {
+		return err
+	}
+	all[v.Index] = *v
+	return devices.Set(&all)
 }
 
 // DefaultRate is how many outliers a second are told of.
@@ -177,22 +183,29 @@ type Snapshot struct {
 // Snapshot reads the device's histograms; requests that complete meanwhile may be in some stages and not in others.
 func (d *Device) Snapshot() (*Snapshot, error) {
 	s := &Snapshot{}
-	hists := d.p.coll.Maps[latencyMapHists]
-	var cpus []latencyHist
-	for op := range Ops {
-		for st := range Stages {
-			key := (d.v.Index*uint32(Ops)+uint32(op))*uint32(Stages) + uint32(st)
-			if err := hists.Lookup(key, &cpus); err != nil {
+	rows := d.p.coll.Maps[latencyMapRows]
+	r := &latencyRow{}
+	for key := d.v.Index * uint32(Ops); key < rows.MaxEntries(); key += uint32(cap(d.p.devices)) * uint32(Ops) {
+		for op := range Ops {
+			if err := rows.Lookup(key+uint32(op), r); err != nil {
 				return nil, fmt.Errorf("latency probes: %w", err)
 			}
-			for i := range cpus {
-				c := &cpus[i]
-				s.Hists[op][st].Merge(&Histogram{Count: c.Count, Sum: c.Sum, Min: c.Min, Max: c.Max, Buckets: c.Buckets})
+			for st := range Stages {
+				c := &r.Stages[st]
+				h := Histogram{Sum: c.Sum, Min: ^c.Low, Max: c.Max, Buckets: c.Buckets}
+				for _, n := range h.Buckets {
+					h.Count += n
+				}
+				s.Hists[op][st].Merge(&h)
 			}
 		}
 	}
 	var err error
 	s.Stats, err = d.stats()
+	for op := range Ops {
+		s.Stats.Completed += s.Hists[op][StageTotal].Count
+		s.Stats.Matched += s.Hists[op][StageComplete].Count
+	}
 	return s, err
 }
 
@@ -201,7 +214,7 @@ func (d *Device) stats() (s Stats, err error) {
 	if err := d.p.coll.Maps[latencyMapCounts].Lookup(d.v.Index, &cpus); err != nil {
 		return s, fmt.Errorf("latency probes: %w", err)
 	}
-	into := []*uint64{&s.Inserted, &s.Issued, &s.Completed, &s.Matched, &s.Failed, &s.Partial, &s.Unseen, &s.Merged, &s.Full, &s.Slow, &s.Shed}
+	into := []*uint64{&s.Inserted, &s.Issued, &s.Failed, &s.Partial, &s.Unseen, &s.Merged, &s.Full, &s.Slow, &s.Shed}
 	for _, c := range cpus {
 		for i, n := range c.N {
 			*into[i] += n

@@ -30,11 +30,18 @@ enum stage {
 	STAGES,
 };
 
-enum counter { INSERTED, ISSUED, COMPLETED, MATCHED, FAILED, PARTIAL, UNSEEN, MERGED, FULL, SLOW, SHED, COUNTERS };
+enum counter { INSERTED, ISSUED, FAILED, PARTIAL, UNSEEN, MERGED, FULL, SLOW, SHED, COUNTERS };
 
+// A histogram's count is that of its buckets.
 struct hist {
-	__u64 count, sum, min, max;
+	__u64 sum, max;
+	__u64 low; // ~min, so that it begins with 0
 	__u64 buckets[BUCKETS];
+};
+
+// What one CPU counted of one operation of one device.
+struct row {
+	struct hist stages[STAGES];
 };
 
 // One traced device. base and depth place its tags in slots; queues is 0 where no server stamps.
@@ -82,17 +89,19 @@ struct counters {
 
 struct window {
 	__u64 second, count; // of outliers
-	__u64 inserts;       // there has been an insert: requests may be in inflight before they are issued
 };
 
 const volatile __u32 device_count = 1;
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct device);
-} devices SEC(".maps");
+struct device devices[MAX_DEVICES] SEC(".data.devices");
+
+// There has been an insert: requests may be in inflight before they are issued.
+__u32 inserts SEC(".data.inserts");
+
+#define B4(n) n, n, n, n
+#define B16(n) B4(n), B4(n), B4(n), B4(n)
+const __u8 log2_of[256] SEC(".rodata") = {0, 0, 1, 1, 2, 2, 2, 2, B4(3), B4(3), B16(4), B16(5), B16(5), B16(6), B16(6), B16(6), B16(6),
+	B16(7), B16(7), B16(7), B16(7), B16(7), B16(7), B16(7), B16(7)};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -102,12 +111,13 @@ struct {
 	__type(value, struct slot);
 } slots SEC(".maps");
 
+// Each CPU's, by device and operation. One look-up finds all stages; a per-CPU value could not be as large.
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, OPS * STAGES);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, OPS);
 	__type(key, __u32);
-	__type(value, struct hist);
-} hists SEC(".maps");
+	__type(value, struct row);
+} rows SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -154,36 +164,40 @@ static __always_inline void count(const struct device *d, enum counter c)
 		s->n[c]++;
 }
 
-static __always_inline __u32 bucket(__u64 ns)
+static __always_inline __u64 bucket(__u64 ns)
 {
-	__u32 e = 0;
-	__u64 v = ns;
+	__u64 e = 0, v = ns;
 
 	if (ns < SUB)
 		return ns;
 	if (ns >> TOP)
 		return BUCKETS - 1;
-	if (v >> 32) { e += 32; v >>= 32; }
-	if (v >> 16) { e += 16; v >>= 16; }
-	if (v >> 8) { e += 8; v >>= 8; }
-	if (v >> 4) { e += 4; v >>= 4; }
-	if (v >> 2) { e += 2; v >>= 2; }
-	if (v >> 1) e += 1;
-	return (e - 3) * SUB + ((ns >> (e - 4)) & (SUB - 1));
+	if (v >= 1 << 24) {
+		v >>= 24;
+		e = 24;
+	}
+	if (v >= 1 << 16) {
+		v >>= 16;
+		e += 16;
+	} else if (v >= 1 << 8) {
+		v >>= 8;
+		e += 8;
+	}
+	e += log2_of[v & 255];
+	return (e << 4) + (ns >> (e - 4)) - 4 * SUB; // the first of SUB buckets for 2^e is (e-3)*SUB, and ns >> (e-4) has SUB too much
 }
 
-static __noinline int record(__u32 row, __u32 stage, __u64 ns)
+// record is verified once, for all its callers.
+__noinline int record(struct hist *h, __u64 ns)
 {
-	__u32 key = row * STAGES + stage, b;
-	struct hist *h = bpf_map_lookup_elem(&hists, &key);
+	__u64 b;
 
 	if (!h)
 		return 0;
-	if (!h->count || ns < h->min)
-		h->min = ns;
 	if (ns > h->max)
 		h->max = ns;
-	h->count++;
+	if (~ns > h->low)
+		h->low = ~ns;
 	h->sum += ns;
 	b = bucket(ns);
 	if (b < BUCKETS)
@@ -211,21 +225,22 @@ static __always_inline int allowed(const struct device *d, __u64 now)
 // the latest stamp before it, so that the stages of a request add up to its total.
 static __always_inline void account(const struct device *d, const struct io *io, const struct slot *s, __u64 now, __u32 status)
 {
-	__u32 row = d->index * OPS + io->op;
+	__u32 key = (bpf_get_smp_processor_id() * device_count + d->index) * OPS + io->op;
 	__u64 at = io->issue, total = now - io->start;
+	struct row *r = bpf_map_lookup_elem(&rows, &key);
 
-	count(d, COMPLETED);
+	if (!r)
+		return;
 	if (status)
 		count(d, FAILED);
-	record(row, QUEUE, io->issue - io->start);
-	record(row, DEVICE, now - io->issue);
-	record(row, TOTAL, total);
+	record(&r->stages[QUEUE], at - io->start);
+	record(&r->stages[DEVICE], now - at);
+	record(&r->stages[TOTAL], total);
 	if (s && s->stamps[COMMIT]) {
-		count(d, MATCHED);
 		if (s->posted && s->posted >= at) {
 			__u64 pickup = s->stamps[0] > s->posted ? s->stamps[0] : s->posted;
-			record(row, RING, s->posted - at);
-			record(row, WAKE, pickup - s->posted);
+			record(&r->stages[RING], s->posted - at);
+			record(&r->stages[WAKE], pickup - s->posted);
 		}
 #pragma unroll
 		for (int i = 0; i < STAMPS; i++) {
@@ -234,9 +249,9 @@ static __always_inline void account(const struct device *d, const struct io *io,
 				continue;
 			if (t > at)
 				at = t > now ? now : t;
-			record(row, DISPATCH + i, at - was);
+			record(&r->stages[DISPATCH + i], at - was);
 		}
-		record(row, COMPLETE, now - at);
+		record(&r->stages[COMPLETE], now - at);
 	}
 	if (d->threshold && total >= d->threshold) {
 		struct outlier *o;
@@ -260,14 +275,12 @@ static __always_inline void account(const struct device *d, const struct io *io,
 
 static __always_inline struct device *device_numbered(__u32 dev)
 {
-	for (__u32 i = 0; i < MAX_DEVICES; i++) {
-		__u32 key = i;
-		struct device *d;
+#pragma unroll
+	for (int i = 0; i < MAX_DEVICES; i++) {
 		if (i >= device_count)
 			return 0;
-		d = bpf_map_lookup_elem(&devices, &key);
-		if (d && d->dev == dev)
-			return d;
+		if (devices[i].dev == dev)
+			return &devices[i];
 	}
 	return 0;
 }
@@ -324,15 +337,10 @@ int BPF_PROG(on_insert, struct request *rq)
 	struct device *d = device_of(rq);
 	struct io io = {};
 	__u64 key = (__u64)rq;
-	struct window *w;
-	__u32 index;
 
 	if (!d || !describe(&io, rq, d))
 		return 0;
-	index = d->index;
-	w = bpf_map_lookup_elem(&windows, &index);
-	if (w)
-		w->inserts = 1;
+	inserts = 1;
 	io.rq = key;
 	io.insert = bpf_ktime_get_ns();
 	if (!io.start) // iostats=0
@@ -355,9 +363,7 @@ enum { UNKNOWN = 1, KNOWN }; // to inflight
 static __always_inline int issued(struct io *io, struct request *rq, const struct device *d)
 {
 	__u64 key = (__u64)rq;
-	__u32 index = d->index;
-	struct window *w = bpf_map_lookup_elem(&windows, &index);
-	struct io *old = w && w->inserts ? bpf_map_lookup_elem(&inflight, &key) : 0;
+	struct io *old = inserts ? bpf_map_lookup_elem(&inflight, &key) : 0;
 
 	io->insert = old && !old->issue ? old->insert : 0;
 	if (!describe(io, rq, d))
@@ -369,12 +375,21 @@ static __always_inline int issued(struct io *io, struct request *rq, const struc
 	return old ? KNOWN : UNKNOWN;
 }
 
+// follow puts a request that has no slot into inflight.
+static __always_inline void follow(struct request *rq, const struct device *d)
+{
+	struct io io = {.rq = (__u64)rq};
+	__u64 key = io.rq;
+
+	if (issued(&io, rq, d) && bpf_map_update_elem(&inflight, &key, &io, BPF_ANY))
+		count(d, FULL);
+}
+
 SEC("tp_btf/block_rq_issue")
 int BPF_PROG(on_issue, struct request *rq)
 {
 	struct device *d = device_of(rq);
 	__u64 key = (__u64)rq;
-	struct io io = {};
 	struct slot *s;
 	int known;
 	__u32 i;
@@ -395,9 +410,7 @@ int BPF_PROG(on_issue, struct request *rq)
 			bpf_map_delete_elem(&inflight, &key);
 		return 0;
 	}
-	io.rq = key;
-	if (issued(&io, rq, d) && bpf_map_update_elem(&inflight, &key, &io, BPF_ANY))
-		count(d, FULL);
+	follow(rq, d);
 	return 0;
 }
 

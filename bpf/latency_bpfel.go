@@ -15,7 +15,7 @@ import (
 
 type latencyCounters struct {
 	_ structs.HostLayout
-	N [11]uint64
+	N [9]uint64
 }
 
 type latencyDevice struct {
@@ -27,15 +27,6 @@ type latencyDevice struct {
 	Depth     uint32
 	Queues    uint32
 	Rate      uint32
-}
-
-type latencyHist struct {
-	_       structs.HostLayout
-	Count   uint64
-	Sum     uint64
-	Min     uint64
-	Max     uint64
-	Buckets [592]uint64
 }
 
 type latencyIo struct {
@@ -72,6 +63,17 @@ type latencyOutlier struct {
 	Pad      uint32
 }
 
+type latencyRow struct {
+	_      structs.HostLayout
+	Stages [12]struct {
+		_       structs.HostLayout
+		Sum     uint64
+		Max     uint64
+		Low     uint64
+		Buckets [592]uint64
+	}
+}
+
 type latencySlot struct {
 	_      structs.HostLayout
 	Stamps [6]uint64
@@ -90,10 +92,9 @@ type latencySource struct {
 }
 
 type latencyWindow struct {
-	_       structs.HostLayout
-	Second  uint64
-	Count   uint64
-	Inserts uint64
+	_      structs.HostLayout
+	Second uint64
+	Count  uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -101,10 +102,9 @@ type latencyWindow struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	latencyMapCounts        = "counts"
-	latencyMapDevices       = "devices"
-	latencyMapHists         = "hists"
 	latencyMapInflight      = "inflight"
 	latencyMapOutliers      = "outliers"
+	latencyMapRows          = "rows"
 	latencyMapSlots         = "slots"
 	latencyMapSources       = "sources"
 	latencyMapWindows       = "windows"
@@ -116,6 +116,9 @@ const (
 	latencyProgOnPosted7    = "on_posted_7"
 	latencyProgTestAccount  = "test_account"
 	latencyVarDeviceCount   = "device_count"
+	latencyVarDevices       = "devices"
+	latencyVarInserts       = "inserts"
+	latencyVarLog2Of        = "log2_of"
 	latencyVarUnusedOutlier = "unused_outlier"
 )
 
@@ -175,10 +178,9 @@ type latencyProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type latencyMapSpecs struct {
 	Counts   *ebpf.MapSpec `ebpf:"counts"`
-	Devices  *ebpf.MapSpec `ebpf:"devices"`
-	Hists    *ebpf.MapSpec `ebpf:"hists"`
 	Inflight *ebpf.MapSpec `ebpf:"inflight"`
 	Outliers *ebpf.MapSpec `ebpf:"outliers"`
+	Rows     *ebpf.MapSpec `ebpf:"rows"`
 	Slots    *ebpf.MapSpec `ebpf:"slots"`
 	Sources  *ebpf.MapSpec `ebpf:"sources"`
 	Windows  *ebpf.MapSpec `ebpf:"windows"`
@@ -189,6 +191,9 @@ type latencyMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type latencyVariableSpecs struct {
 	DeviceCount   *ebpf.VariableSpec `ebpf:"device_count"`
+	Devices       *ebpf.VariableSpec `ebpf:"devices"`
+	Inserts       *ebpf.VariableSpec `ebpf:"inserts"`
+	Log2Of        *ebpf.VariableSpec `ebpf:"log2_of"`
 	UnusedOutlier *ebpf.VariableSpec `ebpf:"unused_outlier"`
 }
 
@@ -213,10 +218,9 @@ func (o *latencyObjects) Close() error {
 // It can be passed to loadLatencyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type latencyMaps struct {
 	Counts   *ebpf.Map `ebpf:"counts"`
-	Devices  *ebpf.Map `ebpf:"devices"`
-	Hists    *ebpf.Map `ebpf:"hists"`
 	Inflight *ebpf.Map `ebpf:"inflight"`
 	Outliers *ebpf.Map `ebpf:"outliers"`
+	Rows     *ebpf.Map `ebpf:"rows"`
 	Slots    *ebpf.Map `ebpf:"slots"`
 	Sources  *ebpf.Map `ebpf:"sources"`
 	Windows  *ebpf.Map `ebpf:"windows"`
@@ -225,10 +229,9 @@ type latencyMaps struct {
 func (m *latencyMaps) Close() error {
 	return _LatencyClose(
 		m.Counts,
-		m.Devices,
-		m.Hists,
 		m.Inflight,
 		m.Outliers,
+		m.Rows,
 		m.Slots,
 		m.Sources,
 		m.Windows,
@@ -240,6 +243,9 @@ func (m *latencyMaps) Close() error {
 // It can be passed to loadLatencyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type latencyVariables struct {
 	DeviceCount   *ebpf.Variable `ebpf:"device_count"`
+	Devices       *ebpf.Variable `ebpf:"devices"`
+	Inserts       *ebpf.Variable `ebpf:"inserts"`
+	Log2Of        *ebpf.Variable `ebpf:"log2_of"`
 	UnusedOutlier *ebpf.Variable `ebpf:"unused_outlier"`
 }
 

@@ -163,10 +163,13 @@ func size(spec *ebpf.CollectionSpec, o Options) error {
 	if err := spec.Variables[latencyVarDeviceCount].Set(n); err != nil {
 		return err
 	}
-	spec.Maps[latencyMapDevices].MaxEntries = n
 	spec.Maps[latencyMapCounts].MaxEntries = n
 	spec.Maps[latencyMapWindows].MaxEntries = n
-	spec.Maps[latencyMapHists].MaxEntries = n * uint32(Ops) * uint32(Stages)
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	spec.Maps[latencyMapRows].MaxEntries = uint32(cpus) * n * uint32(Ops)
 	spec.Maps[latencyMapSlots].MaxEntries = uint32(max(o.Slots, 1))
 	if o.Inflight > 0 {
 		spec.Maps[latencyMapInflight].MaxEntries = uint32(o.Inflight)

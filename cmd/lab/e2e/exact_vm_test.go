@@ -165,7 +165,8 @@ func of(r *latency.Report, op bpf.Op, st bpf.Stage) *latency.Figure {
 var percents = []float64{50, 90, 99, 99.9}
 
 // load runs fio on the second half of a volume's 64 MiB, or on the first one, and gives how many requests it
-// made and its own percentiles of their completion latency, in ns.
+// made and its own percentiles of their completion latency, in ns. No block is asked for twice: btt tells
+// requests apart by their sector.
 func load(t *testing.T, dev, rw string, depth, n int) (count uint64, clat [4]float64) {
 	t.Helper()
 	offset := "0"
@@ -173,7 +174,7 @@ func load(t *testing.T, dev, rw string, depth, n int) (count uint64, clat [4]flo
 		offset = "32m" // what no write here went to
 	}
 	out := run(t, "fio", "--name=l", "--filename="+dev, "--direct=1", "--ioengine=libaio", "--rw="+rw, "--bs=4k", "--iodepth="+itoa(depth), "--offset="+offset, "--size=32m",
-		"--norandommap=1", "--randrepeat=1", "--io_size="+itoa(n*4)+"k", "--clat_percentiles=1", "--percentile_list=50:90:99:99.9", "--output-format=json")
+		"--randrepeat=1", "--io_size="+itoa(n*4)+"k", "--clat_percentiles=1", "--percentile_list=50:90:99:99.9", "--output-format=json")
 	type side struct {
 		Total uint64 `json:"total_ios"`
 		Clat  struct {
@@ -274,8 +275,9 @@ func TestLatencyExactAgrees(t *testing.T) {
 				if d := math.Abs(float64(mine) - btt); d > 0.0625*btt+5e3 {
 					t.Errorf("p%v: %d ns, btt says %.0f", percents[i], mine, btt)
 				}
-				// fio has buckets too, of 1/64, and begins and ends outside the kernel.
-				if d := math.Abs(float64(mine) - clat[i]); d > (0.0625+1.0/64)*clat[i]+50e3 {
+				// fio has buckets too, of 1/64, and begins and ends outside the kernel: two of its 2000 requests may
+				// have waited for the one CPU.
+				if d := math.Abs(float64(mine) - clat[i]); percents[i] <= 99 && d > (0.0625+1.0/64)*clat[i]+50e3 {
 					t.Errorf("p%v: %d ns, fio says %.0f", percents[i], mine, clat[i])
 				}
 			}
