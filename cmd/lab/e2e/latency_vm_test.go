@@ -69,7 +69,7 @@ func TestLatencyQueues(t *testing.T) {
 	if err := slow.Wait(); err != nil {
 		t.Errorf("%v: %s", err, &out)
 	}
-	whole(t, &r, dev, before)
+	whole(t, "v", &r, dev, before)
 	var doc struct {
 		Outliers []latency.Request `json:"outliers"`
 	}
