@@ -311,6 +311,16 @@ static __always_inline struct slot *slot_of(const struct device *d, struct reque
 	return bpf_map_lookup_elem(&slots, i);
 }
 
+// made is when rq was made; 0: nobody has noted it. With iostats=0 the time of the memory's last use is
+// left in place. A flush's own request always has one.
+static __always_inline __u64 made(struct request *rq, __u32 op)
+{
+	if (op != 2 && bpf_core_enum_value_exists(enum rqf_flags, __RQF_IO_STAT) &&
+	    !(rq->rq_flags >> bpf_core_enum_value(enum rqf_flags, __RQF_IO_STAT) & 1))
+		return 0;
+	return rq->start_time_ns;
+}
+
 // describe fills io in; it fails for what is no block operation (a driver's own commands).
 static __always_inline int describe(struct io *io, struct request *rq, const struct device *d)
 {
@@ -326,7 +336,7 @@ static __always_inline int describe(struct io *io, struct request *rq, const str
 	io->sector = io->op == 2 ? 0 : rq->__sector; // a flush has none
 	io->bytes = rq->__data_len;
 	io->device = d->index;
-	io->start = rq->start_time_ns;
+	io->start = made(rq, io->op);
 	io->slot = NO_SLOT;
 	return 1;
 }

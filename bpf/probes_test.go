@@ -177,10 +177,14 @@ func match(t *testing.T, l *loop, s *Snapshot, before [Ops]uint64) {
 
 func TestEveryRequestIsCounted(t *testing.T) {
 	l := newLoop(t)
-	for _, iostats := range []string{"1", "0"} {
-		t.Run("iostats="+iostats, func(t *testing.T) {
+	for _, c := range [][2]string{{"1", "none"}, {"0", "none"}, {"0", "mq-deadline"}, {"1", "mq-deadline"}} {
+		iostats := c[0]
+		t.Run("iostats="+iostats+" "+c[1], func(t *testing.T) {
 			l.set("iostats", iostats)
+			l.set("scheduler", c[1])
 			p := open(t, Options{Cost: true})
+			l.run(200)
+			begun := time.Now()
 			before, took := l.counts(), l.millis()
 			d, err := p.AddDevice(l.rdev, 0, 0)
 			if err != nil {
@@ -191,11 +195,19 @@ func TestEveryRequestIsCounted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			for op := range Ops {
+				if h := &s.Hists[op][StageTotal]; h.Max > uint64(time.Since(begun)) {
+					t.Errorf("a %v took %d ns, longer than it is counted", op, h.Max)
+				}
+			}
 			if iostats == "1" {
 				match(t, l, s, before)
 				mine, kernel := float64(s.Hists[Read][StageTotal].Sum)/1e6, float64(l.millis()-took)
 				if t.Logf("reads took %.1f ms, the kernel says %.0f", mine, kernel); math.Abs(mine-kernel) > 5+0.15*kernel {
 					t.Errorf("reads took %.1f ms, the kernel says %.0f", mine, kernel)
+				}
+				if s.Hists[Read][StageQueue].Sum == 0 {
+					t.Error("nobody knows when a request was made")
 				}
 				if s.Stats.Unseen == 0 {
 					t.Error("no flush completed twice: this kernel is not as described")
