@@ -187,22 +187,17 @@ static __always_inline __u64 bucket(__u64 ns)
 	return (e << 4) + (ns >> (e - 4)) - 4 * SUB; // the first of SUB buckets for 2^e is (e-3)*SUB, and ns >> (e-4) has SUB too much
 }
 
-// record is verified once, for all its callers.
-__noinline int record(struct hist *h, __u64 ns)
+static __always_inline void record(struct hist *h, __u64 ns)
 {
-	__u64 b;
+	__u64 b = bucket(ns);
 
-	if (!h)
-		return 0;
 	if (ns > h->max)
 		h->max = ns;
 	if (~ns > h->low)
 		h->low = ~ns;
 	h->sum += ns;
-	b = bucket(ns);
 	if (b < BUCKETS)
 		h->buckets[b]++;
-	return 0;
 }
 
 // allowed reports whether one more outlier fits into this second.
