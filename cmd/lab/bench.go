@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -17,12 +15,13 @@ import (
 
 // BenchCmd measures robib-ublk in a guest whose time is counted in instructions.
 type BenchCmd struct {
-	Set       string `arg:"" enum:"null,file,dcd,mirror,latency" help:"null: a bare ublk device that does nothing; file: one over a disk; dcd: the disk caching disk without a peer; mirror: without a peer, sync, async, both ends in one guest; latency: file and dcd without and with the latency probes."`
+	Set       string `arg:"" enum:"null,file,dcd,mirror" help:"null: a bare ublk device that does nothing; file: one over a disk; dcd: the disk caching disk without a peer; mirror: without a peer, sync, async, both ends in one guest."`
 	Kernel    string `default:"7" help:"Kernel to measure on: 6.12, 7 (the newest Debian has), or the path of a vmlinuz-VERSION."`
 	Workloads string `short:"w" help:"Workloads, instead of the set's own: rr1 rr32 rw1 rw1d rw1f rw32 mix sr8 sw8, and sustained for dcd." placeholder:"NAMES"`
 	LogModel  string `enum:",nvme,sata,hdd,brd" default:"" help:"What the log is on: nvme (15 us), sata (80 us), hdd (8 ms) or brd (the kernel's RAM disk)."`
 	DiskModel string `enum:",nvme,sata,hdd,brd" default:"" help:"What the data disk is."`
 	Scale     int    `short:"x" default:"100" help:"Per cent of each workload's requests."`
+	Probes    bool   `help:"Attach the latency probes: what they cost is in the figures then."`
 }
 
 // Run boots a guest for each case and prints the tables, also when a case failed.
@@ -41,13 +40,7 @@ func (b *BenchCmd) Run(*CLI) error {
 		return err
 	}
 	j.Icount, j.MemMiB, j.Disks = true, 4096, nil
-	o := benchrun.Options{Set: b.Set, Workloads: jobs, Log: benchrun.Model(b.LogModel), Data: benchrun.Model(b.DiskModel), Scale: b.Scale}
-	if o.AddEncrypt, err = knows(j.Files["/bin/robib-ublk"], "add", "--encrypt"); err != nil {
-		return err
-	}
-	if o.ServeEncrypt, err = knows(j.Files["/bin/robib-ublk"], "serve", "--encrypt"); err != nil {
-		return err
-	}
+	o := benchrun.Options{Set: b.Set, Workloads: jobs, Log: benchrun.Model(b.LogModel), Data: benchrun.Model(b.DiskModel), Scale: b.Scale, Probes: b.Probes}
 	cases, err := benchrun.Plan(o)
 	if err != nil {
 		return err
@@ -87,15 +80,6 @@ func measure(l *vm.Lab, j vm.Job, c benchrun.Case, r *benchrun.Report) error {
 		what += " " + benchrun.Sustained
 	}
 	return l.Phase(what, func() error { return finish(l.Run(j)) })
-}
-
-// knows reports whether a command of the binary has a flag.
-func knows(bin, command, flag string) (bool, error) {
-	out, err := exec.Command(bin, command, "--help").CombinedOutput()
-	if err != nil {
-		return false, fmt.Errorf("%s --help: %w\n%s", command, err, out)
-	}
-	return strings.Contains(string(out), flag), nil
 }
 
 // GuestBenchCmd is one case of the benchmark inside the guest.

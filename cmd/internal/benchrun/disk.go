@@ -73,7 +73,11 @@ func (x *model) create(name string, mib int) (string, error) {
 		return "", err
 	}
 	queue := "/sys/block/" + filepath.Base(dev) + "/queue/"
-	err = errors.Join(set(queue+"rotational", strconv.Itoa(count(x.rotational))), set(queue+"scheduler", x.scheduler))
+	rotational := "0"
+	if x.rotational {
+		rotational = "1"
+	}
+	err = errors.Join(set(queue+"rotational", rotational), set(queue+"scheduler", x.scheduler))
 	if x.requests > 0 {
 		err = errors.Join(err, set(queue+"nr_requests", strconv.Itoa(x.requests)))
 	}

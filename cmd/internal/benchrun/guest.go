@@ -90,7 +90,10 @@ func (g *guest) device() (string, error) {
 	case kindRaw:
 		return data, nil
 	case kindFile:
-		return target(append([]string{"file", data}, g.c.Target...)...)
+		if g.c.Probes {
+			return target("file", data, "--latency")
+		}
+		return target("file", data)
 	}
 	return g.volume(data)
 }
@@ -123,7 +126,7 @@ func (g *guest) volume(data string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	add := append([]string{"add", "--name", "p", "--disk", data, "--log", log, "--create-log"}, g.c.Add...)
+	add := append(g.command("add", "p", data, log), g.c.Add...)
 	if g.c.Peer {
 		token, err := g.serve()
 		if err != nil {
@@ -134,7 +137,21 @@ func (g *guest) volume(data string) (string, error) {
 	if _, err := robib(add...); err != nil {
 		return "", err
 	}
-	return g.wait()
+	dev, err := g.wait()
+	if err == nil && g.c.Peer && !g.c.Sustained {
+		// Its work would be counted with the client's; the first machine waits with its own while it is busy.
+		_, err = robib("pause", "s", "destage")
+	}
+	return dev, err
+}
+
+// command is what makes one half of a volume.
+func (g *guest) command(verb, name, data, log string) []string {
+	c := []string{verb, "--name", name, "--disk", data, "--log", log, "--create-log"}
+	if !g.c.Probes {
+		c = append(c, "--no-latency")
+	}
+	return c
 }
 
 func (g *guest) serve() (string, error) {
@@ -146,7 +163,7 @@ func (g *guest) serve() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out, err := robib(append([]string{"serve", "--name", "s", "--disk", data, "--log", log, "--create-log", "--listen", listen}, g.c.Serve...)...)
+	out, err := robib(append(g.command("serve", "s", data, log), append(g.c.Serve, "--listen", listen)...)...)
 	if err != nil {
 		return "", err
 	}

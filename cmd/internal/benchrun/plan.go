@@ -23,11 +23,11 @@ type Case struct {
 	Log       Model    `json:"log,omitempty"`
 	Data      Model    `json:"data,omitempty"`
 	Peer      bool     `json:"peer,omitempty"`
-	Target    []string `json:"target,omitempty"` // more flags of bench target
-	Add       []string `json:"add,omitempty"`    // more flags of add
-	Serve     []string `json:"serve,omitempty"`  // more flags of serve
+	Add       []string `json:"add,omitempty"`   // more flags of add
+	Serve     []string `json:"serve,omitempty"` // more flags of serve
 	Workloads []string `json:"workloads,omitempty"`
 	Sustained bool     `json:"sustained,omitempty"`
+	Probes    bool     `json:"probes,omitempty"`
 	Scale     int      `json:"scale"`          // per cent of each workload's requests
 	Raw       string   `json:"raw,omitempty"`  // the case that a ratio is taken to: the bare disk
 	File      string   `json:"file,omitempty"` // and the bare ublk device on it
@@ -35,13 +35,11 @@ type Case struct {
 
 // Options say what to measure.
 type Options struct {
-	Set       string   // null, file, dcd, mirror or latency
+	Set       string   // null, file, dcd or mirror
 	Workloads []string // empty: the defaults of the set
 	Log, Data Model    // "": the defaults of the set
 	Scale     int
-
-	// AddEncrypt and ServeEncrypt report whether the commands know --encrypt.
-	AddEncrypt, ServeEncrypt bool
+	Probes    bool // attach the latency probes
 }
 
 // pair is a log's model and a data disk's.
@@ -59,7 +57,7 @@ func Plan(o Options) ([]Case, error) {
 	if o.Scale <= 0 {
 		return nil, fmt.Errorf("scale %d: a positive number of per cent", o.Scale)
 	}
-	p := plan{scale: o.Scale, jobs: jobs}
+	p := plan{scale: o.Scale, jobs: jobs, probes: o.Probes}
 	pairs := pairsOf(o)
 	switch o.Set {
 	case "null":
@@ -76,17 +74,10 @@ func Plan(o Options) ([]Case, error) {
 	case "mirror":
 		for _, x := range pairs {
 			p.references(x.log)
-			p.mirrors(x, o)
-		}
-	case "latency":
-		for _, x := range pairs {
-			p.references(x.data)
-			p.add(Case{Name: fmt.Sprintf("file-latency:%s", x.data), Kind: kindFile, Data: x.data, Target: []string{"--latency"}, Raw: name(kindRaw, x.data), File: name(kindFile, x.data)})
-			p.add(Case{Name: fmt.Sprintf("dcd:%s+%s", x.log, x.data), Kind: kindVolume, Log: x.log, Data: x.data, Add: []string{"--no-latency"}})
-			p.add(Case{Name: fmt.Sprintf("dcd-latency:%s+%s", x.log, x.data), Kind: kindVolume, Log: x.log, Data: x.data})
+			p.mirrors(x)
 		}
 	default:
-		return nil, fmt.Errorf("set %q: there are null, file, dcd, mirror, latency", o.Set)
+		return nil, fmt.Errorf("set %q: there are null, file, dcd, mirror", o.Set)
 	}
 	if sustained {
 		if o.Set != "dcd" {
@@ -111,7 +102,7 @@ func pairsOf(o Options) []pair {
 	switch {
 	case o.Log != "" || o.Data != "":
 		return []pair{{or(o.Log, "nvme"), or(o.Data, or(o.Log, "nvme"))}}
-	case o.Set == "mirror" || o.Set == "latency":
+	case o.Set == "mirror":
 		return []pair{{"nvme", "nvme"}}
 	}
 	return []pair{{"nvme", "hdd"}, {"nvme", "nvme"}, {"sata", "hdd"}}
@@ -120,9 +111,10 @@ func pairsOf(o Options) []pair {
 func name(kind string, m Model) string { return fmt.Sprintf("%s:%s", kind, m) }
 
 type plan struct {
-	cases []Case
-	jobs  []string
-	scale int
+	cases  []Case
+	jobs   []string
+	scale  int
+	probes bool
 }
 
 // add puts a case on the list, once, unless there is nothing to measure of it.
@@ -139,7 +131,7 @@ func (p *plan) add(c Case) {
 	if c.Kind == kindVolume {
 		c.Raw, c.File = name(kindRaw, c.Log), name(kindFile, c.Log)
 	}
-	c.Scale = p.scale
+	c.Scale, c.Probes = p.scale, p.probes
 	if c.Kind == kindRaw && c.Data != "hdd" {
 		c.Scale *= 3 // fio times whole milliseconds
 	}
@@ -157,29 +149,19 @@ func (p *plan) references(m Model) {
 }
 
 // mirrors are a volume without a peer, and with one in each mode, encrypted and not.
-func (p *plan) mirrors(x pair, o Options) {
-	one := func(mode, what string, add, serve []string) {
-		c := Case{Name: fmt.Sprintf("%s%s:%s+%s", mode, what, x.log, x.data), Kind: kindVolume, Log: x.log, Data: x.data, Peer: mode != "off", Add: add, Serve: serve}
+func (p *plan) mirrors(x pair) {
+	one := func(mode, what string, flags ...string) {
+		c := Case{Name: fmt.Sprintf("%s%s:%s+%s", mode, what, x.log, x.data), Kind: kindVolume, Log: x.log, Data: x.data, Peer: mode != "off", Add: flags, Serve: flags}
 		if c.Peer {
-			c.Add = append([]string{"--mode=" + mode}, add...)
+			c.Add = append([]string{"--mode=" + mode}, flags...)
 		}
 		p.add(c)
 	}
-	one("off", "", nil, nil)
+	one("off", "")
 	for _, mode := range []string{"sync", "async"} {
-		one(mode, "", nil, nil)
-		if o.AddEncrypt || o.ServeEncrypt {
-			flag := []string{"--encrypt=off"}
-			one(mode, "-plain", flag[:count(o.AddEncrypt)], flag[:count(o.ServeEncrypt)])
-		}
+		one(mode, "")
+		one(mode, "-plain", "--encrypt=off")
 	}
-}
-
-func count(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // sustained are the bare data disks and the caches on them.

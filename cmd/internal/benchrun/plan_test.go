@@ -28,9 +28,8 @@ func TestPlan(t *testing.T) {
 		{Options{Set: "dcd", Workloads: []string{"rw1"}}, "raw:nvme file:nvme dcd:nvme+hdd dcd:nvme+nvme raw:sata file:sata dcd:sata+hdd"},
 		{Options{Set: "dcd", Workloads: []string{Sustained}}, "raw:hdd! raw:nvme! dcd:nvme+hdd! dcd:nvme+nvme! dcd:sata+hdd!"},
 		{Options{Set: "dcd", Log: "nvme", Data: "sata"}, "raw:nvme file:nvme dcd:nvme+sata raw:sata! dcd:nvme+sata!"},
-		{Options{Set: "mirror"}, "raw:nvme file:nvme off:nvme+nvme sync:nvme+nvme async:nvme+nvme"},
-		{Options{Set: "latency"}, "raw:nvme file:nvme file-latency:nvme dcd:nvme+nvme dcd-latency:nvme+nvme"},
-		{Options{Set: "mirror", Log: "brd", AddEncrypt: true}, "raw:brd file:brd off:brd+brd sync:brd+brd sync-plain:brd+brd async:brd+brd async-plain:brd+brd"},
+		{Options{Set: "mirror"}, "raw:nvme file:nvme off:nvme+nvme sync:nvme+nvme sync-plain:nvme+nvme async:nvme+nvme async-plain:nvme+nvme"},
+		{Options{Set: "mirror", Log: "brd"}, "raw:brd file:brd off:brd+brd sync:brd+brd sync-plain:brd+brd async:brd+brd async-plain:brd+brd"},
 	} {
 		x.o.Scale = 100
 		cases, err := Plan(x.o)
@@ -48,7 +47,7 @@ func TestPlan(t *testing.T) {
 }
 
 func TestPlanOfMirror(t *testing.T) {
-	cases, err := Plan(Options{Set: "mirror", Scale: 50, AddEncrypt: true, ServeEncrypt: true})
+	cases, err := Plan(Options{Set: "mirror", Scale: 50})
 	if err != nil {
 		t.Fatal(err)
 	}

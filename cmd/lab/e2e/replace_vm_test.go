@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"os"
-	"strings"
 	"testing"
 )
 
@@ -26,15 +25,8 @@ func spare(t *testing.T, mib int) string {
 // failing is disk behind a layer that fail turns into one where every request fails.
 func failing(t *testing.T, name, disk string) (dev string, fail func()) {
 	t.Helper()
-	sectors := strings.TrimSpace(run(t, "blockdev", "--getsz", disk))
-	run(t, "dmsetup", "create", name, "--table", "0 "+sectors+" linear "+disk+" 0")
-	run(t, "dmsetup", "mknodes", name) // there is no udev here
-	t.Cleanup(func() { try("dmsetup", "remove", "--retry", name) })
-	return "/dev/mapper/" + name, func() {
-		run(t, "dmsetup", "suspend", "--nolockfs", "--noflush", name)
-		run(t, "dmsetup", "load", name, "--table", "0 "+sectors+" error")
-		run(t, "dmsetup", "resume", name)
-	}
+	m := newMapped(t, name, disk)
+	return m.path(), func() { m.table("error") }
 }
 
 // dying fails a disk of the pair's primary under fio, and gives what waits for fio.

@@ -57,10 +57,15 @@ func withProbes(t *testing.T) {
 
 func robib(t *testing.T, args ...string) string {
 	t.Helper()
+	return run(t, "robib-ublk", unprobed(args)...)
+}
+
+// unprobed is a command's arguments, with which it attaches no probes unless they are tested.
+func unprobed(args []string) []string {
 	if !probed && (args[0] == "add" || args[0] == "serve") {
-		args = append(args, "--no-latency")
+		return append(args, "--no-latency")
 	}
-	return run(t, "robib-ublk", args...)
+	return args
 }
 
 // refused runs a command that must fail with code and say want in one line.
@@ -84,6 +89,9 @@ type status struct {
 	Device    string `json:"device"`
 	ServerPID int    `json:"server_pid"`
 	PeerReads uint64 `json:"peer_reads_total"`
+
+	BacklogBytes int64 `json:"backlog_bytes"`
+	CannotKeepUp bool  `json:"cannot_keep_up"`
 }
 
 func stat(t *testing.T, name string) (s status) {
