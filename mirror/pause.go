@@ -4,20 +4,28 @@ import "errors"
 
 var errApart = errors.New("disconnected by the user")
 
-// away is why no session is made, nil when one may be.
-func (n *Node) away() error {
+// PauseResync keeps full syncs, map syncs and refills from taking further blocks, or lets them go on.
+// The stream of writes goes on either way.
+func (n *Node) PauseResync(on bool) { n.resyncPaused = on }
+
+// shut is why there is no session, or nil.
+func (n *Node) shut() error {
 	switch {
 	case n.apart:
 		return errApart
-	case n.swap.handed:
-		return errHanded
+	case n.failed != nil && !n.primary:
+		return n.failed
 	}
 	return nil
 }
 
-// PauseResync keeps full syncs, map syncs and refills from taking further blocks, or lets them go on.
-// The stream of writes goes on either way.
-func (n *Node) PauseResync(on bool) { n.resyncPaused = on }
+// unmet is why no new session is made, or nil.
+func (n *Node) unmet() error {
+	if n.swap.handed {
+		return errHanded
+	}
+	return n.shut()
+}
 
 // Disconnect ends the session, and makes none until it is taken back. To a primary the peer is away.
 func (n *Node) Disconnect(on bool) {

@@ -33,11 +33,21 @@ func (n *Node) Demote() (ticket uint64, err error) {
 	}
 	n.cache.Hold(true) // nothing is sealed any more, no session made, and no mark changed that the next life goes by
 	n.cache.Refuse(true)
+	level, _ := n.Level()
 	n.swap = swap{handed: true}
 	n.s.goodbye("this side was demoted")
 	n.s.lost(errors.New("demoted"))
 	n.event("role", "primary", "secondary", fmt.Sprintf("demoted at LSN %d, term %d", n.log.Sealed(), n.term().Number))
-	return n.log.Update(AsDemoted), nil
+	return n.demoted(level), nil
+}
+
+// demoted says in the log that this primary is none any more; level: whatever it acknowledged is on both sides.
+func (n *Node) demoted(level bool) (ticket uint64) {
+	return n.log.Update(func(s *seglog.Super) {
+		if AsDemoted(s); level {
+			s.Marks &^= seglog.Ahead
+		}
+	})
 }
 
 // AsDemoted turns a primary's superblock into that of a secondary which was one.
@@ -53,6 +63,8 @@ func (n *Node) mayPromote() error {
 	switch {
 	case n.primary:
 		return errors.New("this is the primary already")
+	case n.failed != nil:
+		return fmt.Errorf("this copy cannot go on: %w", n.failed)
 	case n.log.Super().Volume == seglog.UUID{}:
 		return errors.New("this secondary has never met its primary: there is nothing to promote")
 	case m&seglog.NeedsRefill != 0:

@@ -147,7 +147,7 @@ func (n *Node) HandOver() (done bool, err error) {
 		}
 		n.cache.Refuse(true)
 		x.handed, x.marks = true, n.marks()
-		x.ticket = n.log.Update(AsDemoted)
+		x.ticket = n.demoted(true)
 		n.event("role", "primary", "demoted", fmt.Sprintf("for the peer, at LSN %d, term %d", n.log.Sealed(), n.term().Number))
 		if Planted && Plant == "swap-early" {
 			n.Grant()

@@ -37,7 +37,7 @@ func (s *StopCmd) Run(cli *CLI) error {
 // DelCmd ends a volume.
 type DelCmd struct {
 	Name  string `arg:"" help:"The volume."`
-	Force bool   `help:"Also when the peer is away."`
+	Force bool   `help:"Also when the peer is away; and when the volume is stopped: its log, which may hold writes that the disk lacks, is then given up."`
 }
 
 // Run asks the volume's server, and shows progress.
@@ -47,14 +47,38 @@ func (d *DelCmd) Run(cli *CLI) error {
 		return err
 	}
 	if err := do(d.Name, "del", control.Args{Force: d.Force}, nil); err != nil {
-		if errors.Is(err, control.ErrNotRunning) {
-			return fmt.Errorf("%s is stopped, and its log may hold writes: start it first (`robib-ublk add --name %s` or serve), then del", d.Name, d.Name)
+		switch {
+		case !errors.Is(err, control.ErrNotRunning):
+			return err
+		case !d.Force:
+			return fmt.Errorf("%s is stopped, and its log may hold writes: start it first (`robib-ublk add --name %s` or serve), then del; --force gives them up", d.Name, d.Name)
 		}
-		return err
+		return d.forget(cli, c)
 	}
 	waitReleased(c.Disk)
 	return cli.print(map[string]string{"deleted": d.Name, "disk": c.Disk}, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%s: ended; %s alone holds everything\n", d.Name, c.Disk)
+		return err
+	})
+}
+
+// forget ends a volume that cannot be started any more. Its log is left as it is.
+func (d *DelCmd) forget(cli *CLI, c *volume.Config) error {
+	if err := needRoot(); err != nil {
+		return err
+	}
+	f, err := filedev.OpenExclusive(c.Disk)
+	if errors.Is(err, filedev.ErrInUse) {
+		return fmt.Errorf("%s does not answer, but disk %s is in use: `robib-ublk recover %s` first", d.Name, c.Disk, d.Name)
+	}
+	if err == nil {
+		f.Close()
+	}
+	if err := c.Forget(); err != nil {
+		return err
+	}
+	return cli.print(map[string]string{"forgotten": d.Name, "disk": c.Disk, "log": c.Log}, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s: forgotten; what only log %s holds is not on %s (`robib-ublk log rescue %s --disk %s` writes it there)\n", d.Name, c.Log, c.Disk, c.Log, c.Disk)
 		return err
 	})
 }

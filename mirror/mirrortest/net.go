@@ -114,6 +114,9 @@ type Conn struct {
 // Peer names the other end.
 func (c *Conn) Peer() string { return fmt.Sprintf("sim%d", 1-c.from) }
 
+// TCP is not known: there is no socket.
+func (c *Conn) TCP() (t wire.TCP, ok bool) { return t, false }
+
 // Err is why the connection is dead, once everything that arrived was read.
 func (c *Conn) Err() error { return c.err }
 
@@ -126,11 +129,11 @@ func (c *Conn) fail(err error) {
 	})
 }
 
-// Close cuts the connection.
+// Close cuts the connection after what was sent has gone.
 func (c *Conn) Close() error {
 	if !c.closed {
 		c.closed = true
-		c.fail(errors.New("closed by peer"))
+		c.n.W.After(c.last-c.n.W.Now, func() { c.fail(errors.New("closed by peer")) })
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/link"
+	"github.com/robib-ublk/robib/mirror/wire"
 	"github.com/robib-ublk/robib/ublk"
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/filedev"
@@ -182,7 +183,7 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 		}
 		if k.net == nil {
 			if k.net, _ = openNetwork(k.loop, k.s.c); k.net == nil {
-				return nil, err
+				return nil, fmt.Errorf("%w (`robib-ublk log check %s` says more, and `robib-ublk log rescue` saves what there is)", err, k.s.c.Log)
 			}
 		}
 		k.s.o.Logf("%s: segment %d of the log is damaged: asking the peer for it", k.s.c.Name, bad.LSN)
@@ -198,7 +199,7 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 			}
 		}
 		if e != nil {
-			return nil, fmt.Errorf("%w; %w (`robib-ublk log check %s` says more)", err, e, k.s.c.Log)
+			return nil, fmt.Errorf("%w; %w (`robib-ublk log check %s` says more; a peer that was in sync has everything: `robib-ublk promote` there)", err, e, k.s.c.Log)
 		}
 		k.s.o.Logf("%s: segment %d of the log was written anew from the peer's copy", k.s.c.Name, bad.LSN)
 	}
@@ -376,6 +377,14 @@ func (n *network) Close() error {
 		return n.dial.Close()
 	}
 	return n.listen.Close()
+}
+
+// tcp is the state of the socket to the peer; nil where there is none. Loop only.
+func (k *stack) tcp() *wire.TCP {
+	if t, ok := k.node.TCP(); ok {
+		return &t
+	}
+	return nil
 }
 
 func (k *stack) address() string {
