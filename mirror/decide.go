@@ -57,6 +57,8 @@ func decide(v View) (Verdict, string) {
 func rule(v View) (Verdict, string) {
 	me, p := &v.Me, &v.Peer
 	myMarks, peerMarks := seglog.Marks(me.Marks), seglog.Marks(p.Marks)
+	gone := myMarks&seglog.PeerNeedsFullSync != 0
+	wrote := peerMarks&seglog.Ahead != 0 && !(Planted && Plant == "forget-ahead") // it acknowledged what this side may lack
 	switch {
 	case p.MinVersion > wire.Version || p.Version < wire.MinVersion:
 		return Refuses, fmt.Sprintf("the peer speaks protocol versions %d to %d, this side %d to %d", p.MinVersion, p.Version, wire.MinVersion, wire.Version)
@@ -74,6 +76,8 @@ func rule(v View) (Verdict, string) {
 		return Refuses, fmt.Sprintf("the peer's log takes segments of %d bytes, this one makes %d: give it a larger log", p.MaxSegment, me.MaxSegment)
 	case !p.New && p.Term.Number > me.Term.Number:
 		return Stops, fmt.Sprintf("the peer has term %d, this one %d: it was promoted meanwhile", p.Term.Number, me.Term.Number)
+	case p.Primary && p.Term.Number < me.Term.Number:
+		return Refuses, fmt.Sprintf("the peer is the primary of the older term %d, and stops: demote it there", p.Term.Number)
 	case p.Primary:
 		return Diverges, "both are primaries"
 	case p.New && v.Clean:
@@ -86,10 +90,12 @@ func rule(v View) (Verdict, string) {
 		return MapSyncs, "the peer's copy is incomplete, and the map says what it lacks"
 	case peerMarks&seglog.Inconsistent != 0:
 		return FullSyncs, "the peer's copy is incomplete"
-	case myMarks&seglog.PeerNeedsFullSync != 0:
+	case gone && (!wrote || v.Known && v.Common == p.Last.LSN):
 		return FullSyncs, "what the peer lacks is not in the log any more"
 	case p.Last.LSN+1 < me.First.LSN && v.MapGood:
 		return MapSyncs, fmt.Sprintf("the peer ends at LSN %d, the log begins at %d, the map says what changed between", p.Last.LSN, me.First.LSN)
+	case p.Last.LSN+1 < me.First.LSN && wrote:
+		return parted(p, fmt.Sprintf("the peer wrote alone and ends at LSN %d, and this log begins at %d: what it wrote may be nowhere else", p.Last.LSN, me.First.LSN))
 	case p.Last.LSN+1 < me.First.LSN:
 		return FullSyncs, fmt.Sprintf("the peer ends at LSN %d, the log begins at %d", p.Last.LSN, me.First.LSN)
 	case !v.Known && !v.None:
@@ -100,7 +106,7 @@ func rule(v View) (Verdict, string) {
 		return Streams, fmt.Sprintf("the peer is level up to LSN %d of %d", v.Common, me.Last.LSN)
 	case !me.Serving && v.Common == me.Last.LSN:
 		return TakesTail, fmt.Sprintf("the peer has LSN %d to %d, which this log lost", v.Common+1, p.Last.LSN)
-	case declared(p) <= v.Common && p.Destaged <= v.Common && (p.Term == me.Term || peerMarks&seglog.Ahead == 0):
+	case !gone && declared(p) <= v.Common && p.Destaged <= v.Common && (p.Term == me.Term || !wrote):
 		return CutStream, fmt.Sprintf("the peer's LSN %d to %d were never acknowledged", v.Common+1, p.Last.LSN)
 	}
 	return parted(p, fmt.Sprintf("both wrote after LSN %d", v.Common))

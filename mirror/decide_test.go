@@ -34,6 +34,7 @@ func TestDecide(t *testing.T) {
 		{"small segments", func(v *View) { v.Peer.MaxSegment /= 2 }, Refuses, "segments"},
 		{"promoted meanwhile", func(v *View) { v.Peer.Term.Number, v.Peer.Primary = 3, true }, Stops, "promoted"},
 		{"two primaries", func(v *View) { v.Peer.Primary, v.Peer.Term.ID = true, 8 }, Diverges, "both are primaries"},
+		{"primary of an older term", func(v *View) { v.Peer.Primary, v.Peer.Term.Number = true, 1 }, Refuses, "the older term 1"},
 		{"new peer", func(v *View) { v.Peer.New, v.Peer.Volume = true, [16]byte{} }, FullSyncs, "new"},
 		{"new peer, taken for equal", func(v *View) { v.Peer.New, v.Peer.Volume, v.Clean = true, [16]byte{}, true }, MapSyncs, "taken for equal"},
 		{"known peer of a clean volume", func(v *View) { v.Clean = true }, Streams, "level"},
@@ -49,6 +50,16 @@ func TestDecide(t *testing.T) {
 		{"below the log, map good", func(v *View) { v.Peer.Last.LSN, v.MapGood = 8, true }, MapSyncs, "what changed between"},
 		{"inconsistent peer", func(v *View) { v.Peer.Marks = uint32(seglog.Inconsistent) }, FullSyncs, "incomplete"},
 		{"fell out of the log", func(v *View) { v.Me.Marks = uint32(seglog.PeerNeedsFullSync) }, FullSyncs, "not in the log any more"},
+		{"fell out of the log, and wrote alone", func(v *View) {
+			v.Me.Marks, v.Peer.Marks, v.Peer.Last.LSN = uint32(seglog.PeerNeedsFullSync), uint32(seglog.Ahead), 25
+		}, Diverges, "both wrote after LSN 20"},
+		{"fell out of the log, and wrote alone before", func(v *View) { v.Me.Marks, v.Peer.Marks = uint32(seglog.PeerNeedsFullSync), uint32(seglog.Ahead) }, FullSyncs, "not in the log any more"},
+		{"fell out of the log, and wrote alone, it is not known since when", func(v *View) {
+			v.Me.Marks, v.Peer.Marks, v.Known = uint32(seglog.PeerNeedsFullSync), uint32(seglog.Ahead), false
+		}, AsksMore, "part"},
+		{"below the log, and wrote alone", func(v *View) { v.Peer.Last.LSN, v.Peer.Marks = 8, uint32(seglog.Ahead) }, Diverges, "wrote alone"},
+		{"below the log, and wrote alone what the map knows", func(v *View) { v.Peer.Last.LSN, v.Peer.Marks, v.MapGood = 8, uint32(seglog.Ahead), true }, MapSyncs, "what changed between"},
+		{"below the log, and wrote alone, given up", func(v *View) { v.Peer.Last.LSN, v.Peer.Marks, v.Peer.Discard = 8, uint32(seglog.Ahead), true }, FullSyncs, "discards"},
 		{"below the log", func(v *View) { v.Peer.Last.LSN = 8 }, FullSyncs, "begins at 10"},
 		{"unknown common point", func(v *View) { v.Known = false }, AsksMore, "part"},
 		{"nothing in common", func(v *View) { v.Known, v.None = false, true }, Diverges, "nothing in common"},

@@ -70,7 +70,7 @@ func (s *fullSync) begin(all bool) (wire.Point, error) {
 		}
 	}
 	n.ship.close()
-	if err := n.ship.from(at); err != nil {
+	if err := n.ship.from(at, at); err != nil {
 		return wire.Point{}, err
 	}
 	s.start(at, 0)
@@ -83,7 +83,7 @@ func (s *fullSync) resume(lsn seglog.LSN) error {
 		return err
 	}
 	at, off := s.n.log.Dirty().Resume()
-	if err := s.n.ship.from(lsn); err != nil {
+	if err := s.n.ship.from(lsn, s.n.s.durable); err != nil {
 		return err
 	}
 	s.start(at, off)

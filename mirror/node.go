@@ -177,6 +177,10 @@ func New(o Options) (*Node, error) {
 	} else {
 		n.cache.Hold(false)
 		n.cache.DestageLimit = n.cache.Declared()
+		if n.marks()&seglog.Demoted != 0 {
+			n.untouched()
+			n.ship.open(n.log.First() - 1) // what is given up is kept
+		}
 	}
 	return n, nil
 }
@@ -191,7 +195,10 @@ func (n *Node) asPrimary() {
 		n.serve("no peer is configured")
 		return
 	}
-	n.cache.AckLimit, n.cache.DestageLimit = n.log.Sealed(), n.log.Sealed()
+	n.cache.AckLimit = n.log.Sealed()
+	if n.untouched(); Planted && Plant == "waiting-destages" {
+		n.cache.DestageLimit = n.log.Sealed()
+	}
 	if n.marks()&seglog.PeerNeedsFullSync == 0 && !n.o.Blank {
 		n.ship.open(n.log.First() - 1)
 	}
@@ -199,6 +206,9 @@ func (n *Node) asPrimary() {
 		n.serve("re-attached in a dead server's place")
 	}
 }
+
+// untouched keeps everything in the log from the data disk: a tail that the peer lacks may have to be cut.
+func (n *Node) untouched() { n.cache.DestageLimit = n.log.First() - 1 }
 
 // serve lets the client's requests in.
 func (n *Node) serve(reason string) {

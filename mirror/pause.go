@@ -8,6 +8,17 @@ var errApart = errors.New("disconnected by the user")
 // The stream of writes goes on either way.
 func (n *Node) PauseResync(on bool) { n.resyncPaused = on }
 
+// shut is why no session is made, or nil.
+func (n *Node) shut() error {
+	switch {
+	case n.apart:
+		return errApart
+	case n.failed != nil && !n.primary:
+		return n.failed
+	}
+	return nil
+}
+
 // Disconnect ends the session, and makes none until it is taken back. To a primary the peer is away.
 func (n *Node) Disconnect(on bool) {
 	if on == n.apart {

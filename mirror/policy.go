@@ -47,7 +47,7 @@ func (n *Node) policy() (wake int64) {
 		n.limitBound()
 	case n.unboundAt > 0:
 		// Nothing is acknowledged alone before the mark that says so is durable.
-		if n.log.Updated() >= n.unboundAt {
+		if n.log.Updated() >= n.unboundAt || Planted && Plant == "unmarked-alone" {
 			n.unboundAt = 0
 			n.cache.AckLimit, n.cache.DestageLimit = unlimited, unlimited
 		}
@@ -90,7 +90,8 @@ func (n *Node) tryBind() {
 // durable, the marks cleared durably, in this order.
 func (n *Node) clearMarks() {
 	const alone = seglog.Degraded | seglog.Ahead
-	if !n.bound || n.suspended || n.ship.durable < n.boundAt || n.lacks() {
+	behind := n.ship.durable < n.boundAt && !(Planted && Plant == "clear-early")
+	if !n.bound || n.suspended || behind || n.lacks() {
 		return
 	}
 	drop := alone
@@ -170,7 +171,7 @@ func (n *Node) startRule() int64 {
 	if n.s.up || n.s.conn != nil || n.s.diverged != "" {
 		return blk.Never
 	}
-	alone := n.o.StartAlone || n.marks()&seglog.Degraded != 0
+	alone := n.o.StartAlone || n.marks()&seglog.Degraded != 0 || Planted && Plant == "start-unasked"
 	switch {
 	case !alone:
 		return blk.Never
@@ -247,6 +248,8 @@ func (n *Node) Promote(force bool) error {
 	switch {
 	case n.primary:
 		return errors.New("this is the primary already")
+	case n.failed != nil:
+		return fmt.Errorf("this copy cannot go on: %w", n.failed)
 	case n.log.Super().Volume == seglog.UUID{}:
 		return errors.New("this secondary has never met its primary: there is nothing to promote")
 	case m&seglog.NeedsRefill != 0:

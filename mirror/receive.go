@@ -132,7 +132,7 @@ func (x *receiver) agree(f *wire.Frame, d *wire.DecisionMsg) error {
 		n.cache.DestageAll(true)
 		return nil
 	case wire.TakeTail:
-		return n.ship.from(d.At.LSN)
+		return n.ship.from(d.At.LSN, d.At.LSN)
 	}
 	x.syncing = false
 	if n.marks()&seglog.Inconsistent != 0 {
@@ -320,7 +320,9 @@ func (x *receiver) follow() {
 	if limit >= n.log.LastData() {
 		limit = n.log.Sealed() // what is behind has no records: nobody need declare it
 	}
-	n.cache.DestageLimit = min(limit, n.log.Sealed())
+	if n.cache.DestageLimit = min(limit, n.log.Sealed()); n.marks()&seglog.Demoted != 0 && x.prepare == nil && !n.draining && !(Planted && Plant == "demoted-destages") {
+		n.untouched()
+	}
 	if Planted && Plant == "destage-undeclared" {
 		n.cache.DestageLimit = n.log.Sealed()
 	}

@@ -114,7 +114,7 @@ func (x *refill) next() (wake int64) {
 	switch {
 	case n.log.Updated() < x.begin:
 	case x.at > x.said && (x.at == size || x.at-x.said >= n.o.Sync.Step):
-		if n.log.Durable() < x.upTo {
+		if n.log.Durable() < x.upTo && !(Planted && Plant == "refill-unlogged") {
 			return blk.Never
 		}
 		x.below(fillFlushing, blk.Flush, 0)

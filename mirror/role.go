@@ -30,10 +30,15 @@ func (n *Node) Demote() (ticket uint64, err error) {
 		return 0, errors.New("the volume is remote: its own disk or log is lost here; promote the peer")
 	}
 	n.cache.Refuse(true)
+	level, _ := n.Level()
 	n.s.goodbye("this side was demoted")
 	n.s.lost(errors.New("demoted"))
 	n.event("role", "primary", "secondary", fmt.Sprintf("demoted at LSN %d, term %d", n.log.Sealed(), n.term().Number))
-	return n.log.Update(AsDemoted), nil
+	return n.log.Update(func(s *seglog.Super) {
+		if AsDemoted(s); level {
+			s.Marks &^= seglog.Ahead // whatever it acknowledged is on both sides
+		}
+	}), nil
 }
 
 // AsDemoted turns a primary's superblock into that of a secondary which was one.

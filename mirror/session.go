@@ -16,11 +16,12 @@ type session struct {
 	up   bool // both sides agree on how to go on
 	id   [16]byte
 
-	hello  *wire.HelloMsg // the peer's
-	view   View
-	asked  bool
-	tail   bool // the peer's tail is coming: segments are taken by a primary
-	tailTo seglog.LSN
+	hello   *wire.HelloMsg // the peer's
+	durable seglog.LSN     // there, when it said so; the end of its chain may be in its RAM only
+	view    View
+	asked   bool
+	tail    bool // the peer's tail is coming: segments are taken by a primary
+	tailTo  seglog.LSN
 
 	nextDial   int64
 	dialing    bool
@@ -42,18 +43,21 @@ func (s *session) kick() int64 {
 	if n.o.Net == nil {
 		return blk.Never
 	}
+	if why := n.shut(); why != nil && s.conn != nil {
+		s.goodbye(why.Error())
+		s.lost(why)
+	}
 	for range 8 {
 		c, err := n.o.Net.Next()
 		if c == nil && err == nil {
 			break
 		}
 		s.dialing = false
-		if n.apart {
+		if why := n.shut(); why != nil {
 			if c != nil {
-				f := n.frameOf(wire.Goodbye)
-				f.Body = []byte(errApart.Error())
-				c.Send(f)
-				c.Close()
+				s.conn = c
+				s.goodbye(why.Error())
+				s.close()
 			}
 			continue
 		}
@@ -79,7 +83,7 @@ func (s *session) kick() int64 {
 			return wake
 		}
 	}
-	if n.fenced || s.diverged != "" || s.dialing || n.apart {
+	if n.fenced || s.dialing || n.shut() != nil {
 		return blk.Never
 	}
 	if now >= s.nextDial {
@@ -215,7 +219,7 @@ func (s *session) gotHello(f *wire.Frame) error {
 	if s.hello != nil {
 		return errors.New("a second hello")
 	}
-	s.hello = &h
+	s.hello, s.durable = &h, f.Durable
 	n := s.n
 	n.pack.Begin(h.Offered)
 	if !n.primary {
@@ -295,11 +299,8 @@ func (s *session) decide() error {
 		n.fence(reason)
 		return errors.New(reason)
 	case Refuses, Diverges:
-		if v == Diverges {
-			s.diverged = reason
-			n.event("volume", n.state, "diverged", reason)
-		}
-		d.Way = wire.Refuse
+		d.Way, d.Parted = wire.Refuse, v == Diverges
+		s.part(d.Parted, reason)
 		s.tell(d)
 		return fmt.Errorf("%v: %s", v, reason)
 	case TakesTail:
@@ -323,7 +324,7 @@ func (s *session) decide() error {
 		d.Way, d.Cut = wire.Stream, v == CutStream
 		d.At.LSN = s.view.Common
 		d.At.Hash, _ = n.log.Hash(s.view.Common)
-		if err := n.ship.from(s.view.Common); err != nil {
+		if err := n.ship.from(s.view.Common, s.durable); err != nil {
 			return err
 		}
 		if n.log.Dirty().Active() {
@@ -331,6 +332,7 @@ func (s *session) decide() error {
 		}
 	}
 	s.tell(d)
+	s.diverged = ""
 	s.up, s.since = true, n.now.Mono
 	s.backoff = 0
 	s.sessions++
@@ -340,6 +342,18 @@ func (s *session) decide() error {
 		n.sessionUp(v)
 	}
 	return nil
+}
+
+// part notes whether, and why, the two sides' histories have parted. It is tried again, for whoever
+// gives one of them up may do so on the other side.
+func (s *session) part(parted bool, reason string) {
+	if !parted {
+		reason = ""
+	}
+	if reason != "" && s.diverged == "" {
+		s.n.event("volume", s.n.state, "diverged", reason)
+	}
+	s.diverged = reason
 }
 
 // mapView says what the dirty map is good for with this peer.
@@ -405,15 +419,13 @@ func (s *session) gotDecision(f *wire.Frame) error {
 	}
 	n.o.Mode = Mode(d.Mode)
 	if d.Way == wire.Refuse {
-		if s.hello.Primary && n.log.Super().Volume == d.Volume && n.log.Super().Volume != (seglog.UUID{}) {
-			s.diverged = ""
-		}
+		s.part(d.Parted, d.Reason)
 		return fmt.Errorf("the primary refuses: %s", d.Reason)
 	}
 	if err := n.rx.agree(f, &d); err != nil {
 		return err
 	}
-	s.up, s.since, s.backoff = true, n.now.Mono, 0
+	s.up, s.since, s.backoff, s.diverged = true, n.now.Mono, 0, ""
 	s.sessions++
 	n.event("session", "connecting", "up", d.Reason)
 	return nil

@@ -55,19 +55,22 @@ func (p *shipper) open(from seglog.LSN) {
 	}
 }
 
-// from makes the stream go on after lsn, which the peer holds durably and this log reaches back to.
-func (p *shipper) from(lsn seglog.LSN) error {
+// from makes the stream go on after lsn, which the peer holds, up to durable durably, and this log reaches back to.
+func (p *shipper) from(lsn, durable seglog.LSN) error {
+	if durable = min(durable, lsn); Planted && Plant == "session-durable" {
+		durable = lsn
+	}
 	if p.r != nil && p.r.Kept() > lsn {
 		p.close() // it had given up more, for the dirty map
 	}
-	p.open(lsn)
+	p.open(durable)
 	p.r.Rewind(lsn)
-	p.r.Release(lsn)
+	p.r.Release(durable)
 	if p.r.Position() != lsn {
 		return fmt.Errorf("the log is still being read behind LSN %d", lsn)
 	}
 	p.to = lsn
-	p.received, p.durable = lsn, lsn
+	p.received, p.durable = lsn, durable
 	return nil
 }
 

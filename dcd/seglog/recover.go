@@ -190,7 +190,7 @@ func (w *walker) bytes(p Pos, n int64) ([]byte, error) {
 	off := l.DeviceOffset(p)
 	if w.buf == nil {
 		var err error
-		if w.buf, err = blk.Alloc(int(l.super.MaxSegmentBytes) + readAhead); err != nil {
+		if w.buf, err = blk.Alloc(int(l.super.MaxSegmentBytes + min(readAhead, l.super.RingBytes))); err != nil {
 			return nil, err
 		}
 	}
@@ -308,6 +308,11 @@ func (w *walker) judge(hole error) error {
 // Cut durably removes every segment after lsn: their headers are overwritten, so that none can
 // be followed or declare another one durable. The caller rebuilds what it derived from them.
 func (l *Log) Cut(after LSN, drive blk.Drive) error {
+	return l.cut(after, func(*Super) {}, drive)
+}
+
+// cut is Cut where change goes into the superblock that is durable before the first segment goes.
+func (l *Log) cut(after LSN, change func(s *Super), drive blk.Drive) error {
 	if after < l.first-1 || after > l.sealed {
 		return fmt.Errorf("seglog: cannot cut after %d: the log holds %d to %d", after, l.first, l.sealed)
 	}
@@ -335,6 +340,7 @@ func (l *Log) Cut(after LSN, drive blk.Drive) error {
 	if err := l.Sync(l.Update(func(s *Super) {
 		s.Declared = min(s.Declared, after)
 		l.endSummaries()
+		change(s)
 	}), drive); err != nil {
 		return err
 	}
@@ -349,16 +355,19 @@ func (l *Log) Cut(after LSN, drive blk.Drive) error {
 }
 
 // Reset makes the log empty so that it goes on after LSN p.LSN-1 of the primary's chain, whose
-// header hash is p.PrevHash; p.Pos is not looked at. change may set further fields of the same
-// durable superblock. What a diverged history left in the ring is overwritten.
+// header hash is p.PrevHash; p.Pos is not looked at. change may set further fields of the superblock, which
+// are durable before anything of the log is lost. What a diverged history left in the ring is overwritten.
 func (l *Log) Reset(p Point, change func(s *Super), drive blk.Drive) error {
 	if l.Busy() {
 		return errors.New("seglog: reset with an append in flight")
 	}
 	old := l.sealed
-	p.Pos = l.head
 	if l.dev != nil && old >= p.LSN {
-		buf, err := blk.Alloc(readAhead)
+		// Newest first, or a power cut would leave segments that declare durable what is gone.
+		if err := l.cut(max(l.first, l.super.Start.LSN)-1, change, drive); err != nil {
+			return err
+		}
+		buf, err := blk.Alloc(int(min(readAhead, l.super.RingBytes)))
 		if err != nil {
 			return err
 		}
@@ -367,6 +376,7 @@ func (l *Log) Reset(p Point, change func(s *Super), drive blk.Drive) error {
 			return fmt.Errorf("seglog: reset: %w", err)
 		}
 	}
+	p.Pos = l.head
 	l.rewindTo(p)
 	for _, r := range l.readers {
 		r.next, r.kept, r.err = p.LSN, p.LSN-1, nil

@@ -565,6 +565,47 @@ func TestReset(t *testing.T) {
 	}
 }
 
+// A power cut at any point of a Reset leaves a log that opens: as it was, or empty and with what the
+// caller changes; and then the Reset is done again.
+func TestResetCutAnywhere(t *testing.T) {
+	errCut := errors.New("power cut")
+	for _, keep := range []bool{false, true} {
+		for steps, whole := 1, false; !whole; steps++ {
+			s, err := newSim(9)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.fill(t, 6)
+			s.w.Batch = 1
+			reset := func(drive blk.Drive) error {
+				return s.l.Reset(Point{LSN: 3, PrevHash: 77}, func(x *Super) { x.Marks = Inconsistent }, drive)
+			}
+			left := steps
+			err = reset(func() (blk.Instant, error) {
+				if left--; left < 0 {
+					return blk.Instant{}, errCut
+				}
+				return s.w.Drive()
+			})
+			if whole = err == nil; !whole && !errors.Is(err, errCut) {
+				t.Fatal(err)
+			}
+			s.dev = s.dev.CrashKeeping(keep)
+			l, err := Open(s.dev, Options{Incarnation: 4}, s.w.Drive)
+			if err != nil {
+				t.Fatalf("cut after %d steps, keeping all %v: %v", steps, keep, err)
+			}
+			if marks := l.Super().Marks; marks != Inconsistent && (marks != 0 || l.Sealed() != 6) || whole && l.Sealed() != 2 {
+				t.Fatalf("cut after %d steps, keeping all %v: it ends at LSN %d, %v", steps, keep, l.Sealed(), marks)
+			}
+			l.NewReader("destage", l.First()-1)
+			if s.l = l; reset(s.w.Drive) != nil || l.Sealed() != 2 {
+				t.Fatalf("once more after %d steps: LSN %d", steps, l.Sealed())
+			}
+		}
+	}
+}
+
 // While log-device reads are under way, what they read is not overwritten; constant reading
 // does not starve reuse either.
 func TestPinsHoldReuse(t *testing.T) {

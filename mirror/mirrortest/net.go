@@ -126,11 +126,11 @@ func (c *Conn) fail(err error) {
 	})
 }
 
-// Close cuts the connection.
+// Close cuts the connection after what was sent has gone.
 func (c *Conn) Close() error {
 	if !c.closed {
 		c.closed = true
-		c.fail(errors.New("closed by peer"))
+		c.n.W.After(c.last-c.n.W.Now, func() { c.fail(errors.New("closed by peer")) })
 	}
 	return nil
 }

@@ -166,11 +166,37 @@ func (p *Pair) Turn() bool {
 			p.note(i)
 		}
 	}
+	if p.W.Steps%8 == 0 {
+		if err := p.safe(); err != nil {
+			p.Fail("%v", err)
+		}
+	}
 	if wake <= p.W.Now {
 		p.W.AdvanceTo(p.W.Now + 1)
 		return true
 	}
 	return p.W.Turn(wake)
+}
+
+// safe says whether what either takes to be durable on the other one is.
+func (p *Pair) safe() error {
+	for i, m := range p.M {
+		if o := p.M[1-i]; m.Node != nil && o.Node != nil {
+			if err := Durable(m.Node, o.Node); err != nil {
+				return fmt.Errorf("machine %d: %w", i, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Durable says whether what a primary takes to be durable on its peer is, unless a sync is under way.
+func Durable(primary, peer *mirror.Node) error {
+	a, b := primary.Status(), peer.Status()
+	if a.Primary && !b.Primary && a.Connected && b.Connected && a.SyncTotal == 0 && a.RemoteDurable > b.Durable {
+		return fmt.Errorf("LSN %d is taken for durable on the peer, up to %d is", a.RemoteDurable, b.Durable)
+	}
+	return nil
 }
 
 // note keeps what the primary sealed, in order.

@@ -29,3 +29,17 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 		}
 	}
 }
+
+// Each of these must be caught by the small model, or by a scenario of its own.
+func TestPlantedBugsAreCaughtByTheModel(t *testing.T) {
+	defer func() { mirror.Plant = "" }()
+	for bug, caught := range plantedRare {
+		mirror.Plant = bug
+		err := caught()
+		if err == nil {
+			t.Errorf("%s went unnoticed", bug)
+			continue
+		}
+		t.Logf("%s: %.160s", bug, err.Error())
+	}
+}

@@ -127,6 +127,7 @@ type DecisionMsg struct {
 	Way    Way
 	Cut    bool // first cut everything after At.LSN, durably
 	Resume bool // a FullSync or MapSync that was interrupted goes on: the copy stays as it is
+	Parted bool // why it is refused: both sides wrote (0 from a peer that does not know of it)
 	At     Point
 	Mode   uint8
 	Volume [16]byte
@@ -145,6 +146,9 @@ func (d *DecisionMsg) Encode() []byte {
 	if d.Resume {
 		b[3] = 1
 	}
+	if d.Parted {
+		b[4] = 1
+	}
 	le.PutUint64(b[8:], d.At.LSN)
 	le.PutUint64(b[16:], d.At.Hash)
 	copy(b[24:], d.Volume[:])
@@ -162,7 +166,7 @@ func DecodeDecision(b []byte) (d DecisionMsg, err error) {
 	if len(b) < decisionBytes || len(b) > decisionBytes+MaxReason {
 		return d, fmt.Errorf("%w: decision of %d bytes", ErrBody, len(b))
 	}
-	d = DecisionMsg{Way: Way(b[0]), Cut: b[1] == 1, Mode: b[2], Resume: b[3] == 1, At: Point{le.Uint64(b[8:]), le.Uint64(b[16:])}, Common: le.Uint64(b[40:]), Reason: string(b[decisionBytes:])}
+	d = DecisionMsg{Way: Way(b[0]), Cut: b[1] == 1, Mode: b[2], Resume: b[3] == 1, Parted: b[4] == 1, At: Point{le.Uint64(b[8:]), le.Uint64(b[16:])}, Common: le.Uint64(b[40:]), Reason: string(b[decisionBytes:])}
 	copy(d.Volume[:], b[24:])
 	if d.Way < Stream || d.Way > MapSync {
 		return d, fmt.Errorf("%w: decision %d", ErrBody, d.Way)

@@ -59,7 +59,7 @@ func TestRoundTrips(t *testing.T) {
 	if g, err := DecodeHello(h.Encode()); err != nil || g != h {
 		t.Errorf("%+v %v", g, err)
 	}
-	d := DecisionMsg{Way: FullSync, Cut: true, At: Point{1, 2}, Mode: 1, Volume: [16]byte{3}, Reason: "because"}
+	d := DecisionMsg{Way: FullSync, Cut: true, Parted: true, At: Point{1, 2}, Mode: 1, Volume: [16]byte{3}, Reason: "because"}
 	if g, err := DecodeDecision(d.Encode()); err != nil || g != d {
 		t.Errorf("%+v %v", g, err)
 	}

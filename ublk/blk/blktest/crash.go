@@ -4,11 +4,17 @@ package blktest
 // in flight, a seeded choice of its versions remains. It returns the disk after power came back;
 // the old handle is dead, and its requests never complete.
 func (d *Disk) Crash() *Disk {
+	odds := []int{0, 1, 4, 7, 8}[d.W.Rand.IntN(5)]
+	return d.cut(func() bool { return d.W.Rand.IntN(8) < odds })
+}
+
+// CrashKeeping is Crash where nothing is left to chance: all of what is not durable remains, or nothing.
+func (d *Disk) CrashKeeping(all bool) *Disk { return d.cut(func() bool { return all }) }
+
+func (d *Disk) cut(keep func() bool) *Disk {
 	n := NewDisk(d.W, d.Name, int64(len(d.seen)), d.MaxNs)
 	n.info = d.info
 	copy(n.durable, d.durable)
-	odds := []int{0, 1, 4, 7, 8}[d.W.Rand.IntN(5)]
-	keep := func() bool { return d.W.Rand.IntN(8) < odds }
 	for _, c := range d.cached {
 		c.apply(n.durable, keep)
 	}

@@ -74,6 +74,16 @@ func (d *Disk) Bytes() []byte { return d.seen }
 // Busy counts operations in flight, also those of a killed server.
 func (d *Disk) Busy() int { return len(d.flight) }
 
+// Unsynced reports whether a power cut now may take or leave something.
+func (d *Disk) Unsynced() bool {
+	for _, f := range d.flight {
+		if f.w != nil {
+			return true
+		}
+	}
+	return len(d.cached) > 0
+}
+
 // Submit takes a request; it completes in an event of the world.
 func (d *Disk) Submit(r *blk.Request) {
 	r.Err = 0

@@ -15,6 +15,7 @@ type World struct {
 	Rand  *rand.Rand
 	Trace uint64 // FNV-1a over every event: equal traces, equal histories
 	Steps int
+	Batch int // most events of a step; 0: four
 
 	queue events
 	seq   int64
@@ -72,13 +73,17 @@ func (w *World) Jump(ns int64) {
 // Time is now, as a batch sees it.
 func (w *World) Time() blk.Instant { return blk.Instant{Mono: w.Now, Wall: w.Now + w.Skew} }
 
-// Step runs one to four events, as a ring reaps several at once; false: none are left.
+// Step runs a few events, as a ring reaps several at once; false: none are left.
 func (w *World) Step() bool {
 	if len(w.queue) == 0 {
 		return false
 	}
 	w.Steps++
-	for n := 1 + w.Rand.IntN(4); n > 0 && len(w.queue) > 0; n-- {
+	most := w.Batch
+	if most == 0 {
+		most = 4
+	}
+	for n := 1 + w.Rand.IntN(most); n > 0 && len(w.queue) > 0; n-- {
 		e := heap.Pop(&w.queue).(event)
 		w.Now = max(w.Now, e.at)
 		w.Mark(uint64(e.at), e.tie)
