@@ -70,7 +70,6 @@ func (s Stage) String() string {
 // Device is one traced block device.
 type Device struct {
 	p     *Probes
-	dev   uint32 // as the kernel writes it
 	v     latencyDevice
 	slots *Slots
 }
@@ -79,7 +78,7 @@ type Device struct {
 // the server that stamps its slots; 0 where none does.
 func (p *Probes) AddDevice(rdev uint64, queues, depth int) (*Device, error) {
 	major, minor := rdev>>8&0xfff|rdev>>32&^0xfff, rdev&0xff|rdev>>12&^0xff&0xffffffff
-	d := &Device{p: p, dev: uint32(major<<20 | minor)}
+	d := &Device{p: p}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.devices) == cap(p.devices) {
@@ -89,14 +88,28 @@ func (p *Probes) AddDevice(rdev uint64, queues, depth int) (*Device, error) {
 	if have := len(p.slots) / slotBytes; n < 0 || p.used+n > have {
 		return nil, fmt.Errorf("latency probes: room for %d slots only", have)
 	}
-	d.v = latencyDevice{Index: uint32(len(p.devices)), Base: uint32(p.used), Depth: uint32(depth), Queues: uint32(queues), Rate: DefaultRate}
+	d.v = latencyDevice{Dev: uint32(major<<20 | minor), Index: uint32(len(p.devices)), Base: uint32(p.used), Depth: uint32(depth), Queues: uint32(queues), Rate: DefaultRate}
 	d.slots = &Slots{mem: p.slots[p.used*slotBytes : (p.used+n)*slotBytes], Depth: depth}
-	if err := p.coll.Maps[latencyMapDevices].Update(d.dev, &d.v, ebpf.UpdateNoExist); err != nil {
+	if slices.ContainsFunc(p.devices, func(o *Device) bool { return o.v.Dev == d.v.Dev }) {
+		return nil, fmt.Errorf("latency probes: device %d:%d is traced already", major, minor)
+	}
+	if err := d.update(&d.v); err != nil {
 		return nil, fmt.Errorf("latency probes: device %d:%d: %w", major, minor, err)
 	}
 	p.used += n
 	p.devices = append(p.devices, d)
 	return d, nil
+}
+
+// update makes v the kernel's.
+func (d *Device) update(v *latencyDevice) error {
+	var all [MaxDevices]latencyDevice
+	devices := d.p.coll.Variables[latencyVarDevices]
+	if err := devices.Get(&all); err != nil {
+		return err
+	}
+	all[v.Index] = *v
+	return devices.Set(&all)
 }
 
 // DefaultRate is how many outliers a second are told of.
@@ -107,8 +120,19 @@ func (d *Device) Slots() *Slots { return d.slots }
 
 // AddSource says that user data ring<<48 | tag of process pid's ring are queue's fetches.
 func (d *Device) AddSource(pid int, ring uint16, queue int) error {
-	span := latencySpan{Base: d.v.Base + uint32(queue)*d.v.Depth, Depth: d.v.Depth}
-	return d.p.coll.Maps[latencyMapSources].Put(&latencySource{Pid: uint32(pid), Id: uint32(ring)}, &span)
+	d.p.mu.Lock()
+	defer d.p.mu.Unlock()
+	sources := d.p.coll.Maps[latencyMapSources]
+	s := latencySource{Pid: uint32(pid), Id: uint32(ring), Base: d.v.Base + uint32(queue)*d.v.Depth, Depth: d.v.Depth}
+	var old latencySource
+	at := uint32(ring) % sources.MaxEntries()
+	if err := sources.Lookup(at, &old); err != nil {
+		return fmt.Errorf("latency probes: %w", err)
+	}
+	if old.Depth != 0 && (old.Pid != s.Pid || old.Id != s.Id) {
+		return fmt.Errorf("latency probes: source %d of process %d has the place of %d of process %d", ring, pid, old.Id, old.Pid)
+	}
+	return sources.Put(at, &s)
 }
 
 // SetThreshold makes requests that take at least t outliers, of which at most rate a second are
@@ -117,7 +141,7 @@ func (d *Device) SetThreshold(t time.Duration, rate int) error {
 	d.p.mu.Lock()
 	defer d.p.mu.Unlock()
 	d.v.Threshold, d.v.Rate = uint64(max(t, 0)), uint32(max(rate, 0))
-	return d.p.coll.Maps[latencyMapDevices].Update(d.dev, &d.v, ebpf.UpdateExist)
+	return d.update(&d.v)
 }
 
 // Threshold is what SetThreshold set.
@@ -129,7 +153,10 @@ func (d *Device) Threshold() (t time.Duration, rate int) {
 
 // Stop ends the device's counting, so that a Snapshot after it is of whole requests. Its place stays taken.
 func (d *Device) Stop() error {
-	return d.p.coll.Maps[latencyMapDevices].Delete(d.dev)
+	d.p.mu.Lock()
+	defer d.p.mu.Unlock()
+	d.v.Dev = 0
+	return d.update(&d.v)
 }
 
 // Stats counts a device's events since AddDevice.
@@ -156,22 +183,29 @@ type Snapshot struct {
 // Snapshot reads the device's histograms; requests that complete meanwhile may be in some stages and not in others.
 func (d *Device) Snapshot() (*Snapshot, error) {
 	s := &Snapshot{}
-	hists := d.p.coll.Maps[latencyMapHists]
-	var cpus []latencyHist
-	for op := range Ops {
-		for st := range Stages {
-			key := (d.v.Index*uint32(Ops)+uint32(op))*uint32(Stages) + uint32(st)
-			if err := hists.Lookup(key, &cpus); err != nil {
+	rows := d.p.coll.Maps[latencyMapRows]
+	r := &latencyRow{}
+	for key := d.v.Index * uint32(Ops); key < rows.MaxEntries(); key += uint32(cap(d.p.devices)) * uint32(Ops) {
+		for op := range Ops {
+			if err := rows.Lookup(key+uint32(op), r); err != nil {
 				return nil, fmt.Errorf("latency probes: %w", err)
 			}
-			for i := range cpus {
-				c := &cpus[i]
-				s.Hists[op][st].Merge(&Histogram{Count: c.Count, Sum: c.Sum, Min: c.Min, Max: c.Max, Buckets: c.Buckets})
+			for st := range Stages {
+				c := &r.Stages[st]
+				h := Histogram{Sum: c.Sum, Min: ^c.Low, Max: c.Max, Buckets: c.Buckets}
+				for _, n := range h.Buckets {
+					h.Count += n
+				}
+				s.Hists[op][st].Merge(&h)
 			}
 		}
 	}
 	var err error
 	s.Stats, err = d.stats()
+	for op := range Ops {
+		s.Stats.Completed += s.Hists[op][StageTotal].Count
+		s.Stats.Matched += s.Hists[op][StageComplete].Count
+	}
 	return s, err
 }
 
@@ -180,7 +214,7 @@ func (d *Device) stats() (s Stats, err error) {
 	if err := d.p.coll.Maps[latencyMapCounts].Lookup(d.v.Index, &cpus); err != nil {
 		return s, fmt.Errorf("latency probes: %w", err)
 	}
-	into := []*uint64{&s.Inserted, &s.Issued, &s.Completed, &s.Matched, &s.Failed, &s.Partial, &s.Unseen, &s.Merged, &s.Full, &s.Slow, &s.Shed}
+	into := []*uint64{&s.Inserted, &s.Issued, &s.Failed, &s.Partial, &s.Unseen, &s.Merged, &s.Full, &s.Slow, &s.Shed}
 	for _, c := range cpus {
 		for i, n := range c.N {
 			*into[i] += n
@@ -262,19 +296,28 @@ func (p *Probes) Inflight() ([]Request, error) {
 	var list []Request
 	var key uint64
 	var io latencyIo
+	waits := map[uint64]bool{} // issued before, perhaps, and then taken back
 	it := p.coll.Maps[latencyMapInflight].Iterate()
 	for it.Next(&key, &io) {
-		r, ok := p.request(&io)
-		if !ok {
-			continue
+		waits[key] = true
+		if r, ok := p.request(&io); ok {
+			list = append(list, r)
 		}
-		if r.Queue >= 0 {
-			r.Stamps, r.Posted = r.Device.slots.read(r.Queue*r.Device.slots.Depth + r.Tag)
-		}
-		list = append(list, r)
 	}
 	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
 		return nil, fmt.Errorf("latency probes: %w", err)
+	}
+	p.mu.Lock()
+	devices := slices.Clone(p.devices)
+	p.mu.Unlock()
+	for _, d := range devices {
+		for i := range d.slots.Len() {
+			io, stamps, posted := d.slots.read(i)
+			if r, ok := p.request(&io); ok && io.Rq != 0 && !waits[io.Rq] {
+				r.Stamps, r.Posted = stamps, posted
+				list = append(list, r)
+			}
+		}
 	}
 	slices.SortFunc(list, func(a, b Request) int { return int(a.Start - b.Start) })
 	return list, nil

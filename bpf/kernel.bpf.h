@@ -28,11 +28,16 @@ struct request {
 	struct request_queue *q;
 	struct blk_mq_hw_ctx *mq_hctx;
 	unsigned int cmd_flags;
+	unsigned int rq_flags;
 	int tag;
 	unsigned int __data_len;
 	__u64 __sector;
 	__u64 start_time_ns;
 } CORE;
+
+enum rqf_flags {
+	__RQF_IO_STAT = 8, /* the running kernel's value is asked for */
+};
 
 struct io_uring_cqe {
 	__u64 user_data;

@@ -14,6 +14,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define STAMPS 6     // pickup, log, data, peer sent, peer acked, commit
 #define COMMIT 5
 #define NO_SLOT (~0u)
+#define MAX_DEVICES 16
+#define SOURCES 1024 // a power of two
 #define SECOND 1000000000ull
 
 enum stage {
@@ -28,33 +30,44 @@ enum stage {
 	STAGES,
 };
 
-enum counter { INSERTED, ISSUED, COMPLETED, MATCHED, FAILED, PARTIAL, UNSEEN, MERGED, FULL, SLOW, SHED, COUNTERS };
+enum counter { INSERTED, ISSUED, FAILED, PARTIAL, UNSEEN, MERGED, FULL, SLOW, SHED, COUNTERS };
 
+// A histogram's count is that of its buckets.
 struct hist {
-	__u64 count, sum, min, max;
+	__u64 sum, max;
+	__u64 low; // ~min, so that it begins with 0
 	__u64 buckets[BUCKETS];
+};
+
+// What one CPU counted of one operation of one device.
+struct row {
+	struct hist stages[STAGES];
 };
 
 // One traced device. base and depth place its tags in slots; queues is 0 where no server stamps.
 struct device {
 	__u64 threshold; // ns; slower requests are outliers; 0: none are
+	__u32 dev;       // the kernel's number of it; 0: none
 	__u32 index, base, depth, queues;
 	__u32 rate; // outliers a second
-	__u32 pad;
-};
-
-// A tag's slot, one cache line. The server writes stamps before it commits; issue clears all.
-struct slot {
-	__u64 stamps[STAMPS];
-	__u64 posted;
-	__u64 pad;
 };
 
 // A request in flight.
 struct io {
+	__u64 rq; // the kernel's; 0: none
 	__u64 start, insert, issue;
 	__u64 sector; // of 512 bytes
 	__u32 bytes, device, op, slot;
+};
+
+// A tag's slot: a cache line that the server writes before it commits, which issue clears, and one for
+// the request that has the tag.
+struct slot {
+	__u64 stamps[STAMPS];
+	__u64 posted;
+	__u64 pad;
+	struct io io;
+	__u64 pad2;
 };
 
 struct outlier {
@@ -67,10 +80,7 @@ struct outlier {
 // A ring's source of completions: one queue of one device.
 struct source {
 	__u32 pid, id;
-};
-
-struct span {
-	__u32 base, depth;
+	__u32 base, depth; // its slots; depth 0: no source
 };
 
 struct counters {
@@ -78,15 +88,20 @@ struct counters {
 };
 
 struct window {
-	__u64 second, count;
+	__u64 second, count; // of outliers
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct device);
-} devices SEC(".maps");
+const volatile __u32 device_count = 1;
+
+struct device devices[MAX_DEVICES] SEC(".data.devices");
+
+// There has been an insert: requests may be in inflight before they are issued.
+__u32 inserts SEC(".data.inserts");
+
+#define B4(n) n, n, n, n
+#define B16(n) B4(n), B4(n), B4(n), B4(n)
+const __u8 log2_of[256] SEC(".rodata") = {0, 0, 1, 1, 2, 2, 2, 2, B4(3), B4(3), B16(4), B16(5), B16(5), B16(6), B16(6), B16(6), B16(6),
+	B16(7), B16(7), B16(7), B16(7), B16(7), B16(7), B16(7), B16(7)};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -96,12 +111,13 @@ struct {
 	__type(value, struct slot);
 } slots SEC(".maps");
 
+// Each CPU's, by device and operation. One look-up finds all stages; a per-CPU value could not be as large.
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, OPS * STAGES);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, OPS);
 	__type(key, __u32);
-	__type(value, struct hist);
-} hists SEC(".maps");
+	__type(value, struct row);
+} rows SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -110,6 +126,7 @@ struct {
 	__type(value, struct counters);
 } counts SEC(".maps");
 
+// Requests that have no slot (yet).
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
@@ -124,11 +141,12 @@ struct {
 	__type(value, struct window);
 } windows SEC(".maps");
 
+// By the lowest bits of id.
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct source);
-	__type(value, struct span);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SOURCES);
+	__type(key, __u32);
+	__type(value, struct source);
 } sources SEC(".maps");
 
 struct {
@@ -146,41 +164,40 @@ static __always_inline void count(const struct device *d, enum counter c)
 		s->n[c]++;
 }
 
-static __always_inline __u32 bucket(__u64 ns)
+static __always_inline __u64 bucket(__u64 ns)
 {
-	__u32 e = 0;
-	__u64 v = ns;
+	__u64 e = 0, v = ns;
 
 	if (ns < SUB)
 		return ns;
 	if (ns >> TOP)
 		return BUCKETS - 1;
-	if (v >> 32) { e += 32; v >>= 32; }
-	if (v >> 16) { e += 16; v >>= 16; }
-	if (v >> 8) { e += 8; v >>= 8; }
-	if (v >> 4) { e += 4; v >>= 4; }
-	if (v >> 2) { e += 2; v >>= 2; }
-	if (v >> 1) e += 1;
-	return (e - 3) * SUB + ((ns >> (e - 4)) & (SUB - 1));
+	if (v >= 1 << 24) {
+		v >>= 24;
+		e = 24;
+	}
+	if (v >= 1 << 16) {
+		v >>= 16;
+		e += 16;
+	} else if (v >= 1 << 8) {
+		v >>= 8;
+		e += 8;
+	}
+	e += log2_of[v & 255];
+	return (e << 4) + (ns >> (e - 4)) - 4 * SUB; // the first of SUB buckets for 2^e is (e-3)*SUB, and ns >> (e-4) has SUB too much
 }
 
-static __noinline int record(__u32 row, __u32 stage, __u64 ns)
+static __always_inline void record(struct hist *h, __u64 ns)
 {
-	__u32 key = row * STAGES + stage, b;
-	struct hist *h = bpf_map_lookup_elem(&hists, &key);
+	__u64 b = bucket(ns);
 
-	if (!h)
-		return 0;
-	if (!h->count || ns < h->min)
-		h->min = ns;
 	if (ns > h->max)
 		h->max = ns;
-	h->count++;
+	if (~ns > h->low)
+		h->low = ~ns;
 	h->sum += ns;
-	b = bucket(ns);
 	if (b < BUCKETS)
 		h->buckets[b]++;
-	return 0;
 }
 
 // allowed reports whether one more outlier fits into this second.
@@ -203,21 +220,22 @@ static __always_inline int allowed(const struct device *d, __u64 now)
 // the latest stamp before it, so that the stages of a request add up to its total.
 static __always_inline void account(const struct device *d, const struct io *io, const struct slot *s, __u64 now, __u32 status)
 {
-	__u32 row = d->index * OPS + io->op;
+	__u32 key = (bpf_get_smp_processor_id() * device_count + d->index) * OPS + io->op;
 	__u64 at = io->issue, total = now - io->start;
+	struct row *r = bpf_map_lookup_elem(&rows, &key);
 
-	count(d, COMPLETED);
+	if (!r)
+		return;
 	if (status)
 		count(d, FAILED);
-	record(row, QUEUE, io->issue - io->start);
-	record(row, DEVICE, now - io->issue);
-	record(row, TOTAL, total);
+	record(&r->stages[QUEUE], at - io->start);
+	record(&r->stages[DEVICE], now - at);
+	record(&r->stages[TOTAL], total);
 	if (s && s->stamps[COMMIT]) {
-		count(d, MATCHED);
 		if (s->posted && s->posted >= at) {
 			__u64 pickup = s->stamps[0] > s->posted ? s->stamps[0] : s->posted;
-			record(row, RING, s->posted - at);
-			record(row, WAKE, pickup - s->posted);
+			record(&r->stages[RING], s->posted - at);
+			record(&r->stages[WAKE], pickup - s->posted);
 		}
 #pragma unroll
 		for (int i = 0; i < STAMPS; i++) {
@@ -226,9 +244,9 @@ static __always_inline void account(const struct device *d, const struct io *io,
 				continue;
 			if (t > at)
 				at = t > now ? now : t;
-			record(row, DISPATCH + i, at - was);
+			record(&r->stages[DISPATCH + i], at - was);
 		}
-		record(row, COMPLETE, now - at);
+		record(&r->stages[COMPLETE], now - at);
 	}
 	if (d->threshold && total >= d->threshold) {
 		struct outlier *o;
@@ -250,15 +268,52 @@ static __always_inline void account(const struct device *d, const struct io *io,
 	}
 }
 
+static __always_inline struct device *device_numbered(__u32 dev)
+{
+#pragma unroll
+	for (int i = 0; i < MAX_DEVICES; i++) {
+		if (i >= device_count)
+			return 0;
+		if (devices[i].dev == dev)
+			return &devices[i];
+	}
+	return 0;
+}
+
 static __always_inline struct device *device_of(struct request *rq)
 {
 	struct gendisk *disk = rq->q->disk;
-	__u32 dev;
 
 	if (!disk)
 		return 0;
-	dev = (__u32)disk->major << 20 | (__u32)disk->first_minor;
-	return bpf_map_lookup_elem(&devices, &dev);
+	return device_numbered((__u32)disk->major << 20 | (__u32)disk->first_minor);
+}
+
+// slot_of finds the slot of the tag that rq has; it must have been issued.
+static __always_inline struct slot *slot_of(const struct device *d, struct request *rq, __u32 *i)
+{
+	struct blk_mq_hw_ctx *hctx;
+	__u32 q, tag;
+
+	if (!d->queues)
+		return 0;
+	hctx = rq->mq_hctx;
+	q = hctx ? hctx->queue_num : NO_SLOT;
+	tag = rq->tag;
+	if (q >= d->queues || tag >= d->depth)
+		return 0;
+	*i = d->base + q * d->depth + tag;
+	return bpf_map_lookup_elem(&slots, i);
+}
+
+// made is when rq was made; 0: nobody has noted it. With iostats=0 the time of the memory's last use is
+// left in place. A flush's own request always has one.
+static __always_inline __u64 made(struct request *rq, __u32 op)
+{
+	if (op != 2 && bpf_core_enum_value_exists(enum rqf_flags, __RQF_IO_STAT) &&
+	    !(rq->rq_flags >> bpf_core_enum_value(enum rqf_flags, __RQF_IO_STAT) & 1))
+		return 0;
+	return rq->start_time_ns;
 }
 
 // describe fills io in; it fails for what is no block operation (a driver's own commands).
@@ -276,7 +331,7 @@ static __always_inline int describe(struct io *io, struct request *rq, const str
 	io->sector = io->op == 2 ? 0 : rq->__sector; // a flush has none
 	io->bytes = rq->__data_len;
 	io->device = d->index;
-	io->start = rq->start_time_ns;
+	io->start = made(rq, io->op);
 	io->slot = NO_SLOT;
 	return 1;
 }
@@ -290,6 +345,8 @@ int BPF_PROG(on_insert, struct request *rq)
 
 	if (!d || !describe(&io, rq, d))
 		return 0;
+	inserts = 1;
+	io.rq = key;
 	io.insert = bpf_ktime_get_ns();
 	if (!io.start) // iostats=0
 		io.start = io.insert;
@@ -299,37 +356,66 @@ int BPF_PROG(on_insert, struct request *rq)
 	return 0;
 }
 
+// owner writes whose a slot is, last: who reads it meanwhile takes nothing half written for a request.
+static __always_inline void owner(struct slot *s, __u64 rq)
+{
+	*(volatile __u64 *)&s->io.rq = rq;
+}
+
+enum { UNKNOWN = 1, KNOWN }; // to inflight
+
+// issued fills io in, with what was known of rq when it was inserted; 0: it is not followed.
+static __always_inline int issued(struct io *io, struct request *rq, const struct device *d)
+{
+	__u64 key = (__u64)rq;
+	struct io *old = inserts ? bpf_map_lookup_elem(&inflight, &key) : 0;
+
+	io->insert = old && !old->issue ? old->insert : 0;
+	if (!describe(io, rq, d))
+		return 0;
+	io->issue = bpf_ktime_get_ns();
+	if (!io->start || io->start > io->issue)
+		io->start = io->insert ? io->insert : io->issue;
+	count(d, ISSUED);
+	return old ? KNOWN : UNKNOWN;
+}
+
+// follow puts a request that has no slot into inflight.
+static __always_inline void follow(struct request *rq, const struct device *d)
+{
+	struct io io = {.rq = (__u64)rq};
+	__u64 key = io.rq;
+
+	if (issued(&io, rq, d) && bpf_map_update_elem(&inflight, &key, &io, BPF_ANY))
+		count(d, FULL);
+}
+
 SEC("tp_btf/block_rq_issue")
 int BPF_PROG(on_issue, struct request *rq)
 {
 	struct device *d = device_of(rq);
-	struct io io = {}, *old;
 	__u64 key = (__u64)rq;
+	struct slot *s;
+	int known;
+	__u32 i;
 
-	if (!d || !describe(&io, rq, d))
+	if (!d)
 		return 0;
-	io.issue = bpf_ktime_get_ns();
-	old = bpf_map_lookup_elem(&inflight, &key);
-	if (old && !old->issue)
-		io.insert = old->insert;
-	if (!io.start || io.start > io.issue)
-		io.start = io.insert ? io.insert : io.issue;
-	if (d->queues) {
-		struct blk_mq_hw_ctx *hctx = rq->mq_hctx;
-		__u32 q = hctx ? hctx->queue_num : NO_SLOT, tag = rq->tag;
-
-		if (q < d->queues && tag < d->depth) {
-			__u32 i = d->base + q * d->depth + tag;
-			struct slot *s = bpf_map_lookup_elem(&slots, &i);
-			if (s) {
-				__builtin_memset(s, 0, sizeof(*s));
-				io.slot = i;
-			}
-		}
+	s = slot_of(d, rq, &i);
+	if (s) {
+		owner(s, 0);
+		known = issued(&s->io, rq, d);
+		if (!known)
+			return 0;
+		s->io.slot = i;
+		__builtin_memset(s->stamps, 0, sizeof(s->stamps));
+		s->posted = 0;
+		owner(s, key);
+		if (known == KNOWN)
+			bpf_map_delete_elem(&inflight, &key);
+		return 0;
 	}
-	count(d, ISSUED);
-	if (bpf_map_update_elem(&inflight, &key, &io, BPF_ANY))
-		count(d, FULL);
+	follow(rq, d);
 	return 0;
 }
 
@@ -337,9 +423,10 @@ SEC("tp_btf/block_rq_complete")
 int BPF_PROG(on_complete, struct request *rq, int status, unsigned int bytes)
 {
 	struct device *d = device_of(rq);
-	__u64 now, key = (__u64)rq;
-	struct slot *s = 0;
+	__u64 key = (__u64)rq;
+	struct slot *s;
 	struct io *io;
+	__u32 i;
 
 	if (!d)
 		return 0;
@@ -347,18 +434,19 @@ int BPF_PROG(on_complete, struct request *rq, int status, unsigned int bytes)
 		count(d, PARTIAL); // the rest follows
 		return 0;
 	}
+	s = slot_of(d, rq, &i);
+	if (s && s->io.rq == key) {
+		account(d, &s->io, s, bpf_ktime_get_ns(), status & 0xff);
+		owner(s, 0);
+		return 0;
+	}
 	io = bpf_map_lookup_elem(&inflight, &key);
 	if (!io) {
 		count(d, UNSEEN); // issued before the probes were there, or the end of a flush sequence
 		return 0;
 	}
-	if (io->issue) {
-		__u32 i = io->slot;
-		now = bpf_ktime_get_ns();
-		if (i != NO_SLOT)
-			s = bpf_map_lookup_elem(&slots, &i);
-		account(d, io, s, now, status & 0xff);
-	}
+	if (io->issue)
+		account(d, io, 0, bpf_ktime_get_ns(), status & 0xff);
 	bpf_map_delete_elem(&inflight, &key);
 	return 0;
 }
@@ -377,12 +465,11 @@ int BPF_PROG(on_merge, struct request *rq)
 
 static __always_inline int posted(__u64 user_data)
 {
-	struct source key = {.pid = bpf_get_current_pid_tgid() >> 32, .id = user_data >> 48};
-	struct span *p = bpf_map_lookup_elem(&sources, &key);
-	__u32 tag = user_data & 0xffff, i;
+	__u32 id = user_data >> 48, tag = user_data & 0xffff, i = id & (SOURCES - 1);
+	struct source *p = bpf_map_lookup_elem(&sources, &i);
 	struct slot *s;
 
-	if (!p || tag >= p->depth)
+	if (!p || tag >= p->depth || p->id != id || p->pid != bpf_get_current_pid_tgid() >> 32)
 		return 0;
 	i = p->base + tag;
 	s = bpf_map_lookup_elem(&slots, &i);
@@ -416,8 +503,7 @@ struct made_up {
 SEC("syscall")
 int test_account(struct made_up *m)
 {
-	__u32 dev = m->dev;
-	struct device *d = bpf_map_lookup_elem(&devices, &dev);
+	struct device *d = device_numbered(m->dev);
 	struct io io = m->io;
 	struct slot slot = m->slot;
 

@@ -15,31 +15,23 @@ import (
 
 type latencyCounters struct {
 	_ structs.HostLayout
-	N [11]uint64
+	N [9]uint64
 }
 
 type latencyDevice struct {
 	_         structs.HostLayout
 	Threshold uint64
+	Dev       uint32
 	Index     uint32
 	Base      uint32
 	Depth     uint32
 	Queues    uint32
 	Rate      uint32
-	Pad       uint32
-}
-
-type latencyHist struct {
-	_       structs.HostLayout
-	Count   uint64
-	Sum     uint64
-	Min     uint64
-	Max     uint64
-	Buckets [592]uint64
 }
 
 type latencyIo struct {
 	_      structs.HostLayout
+	Rq     uint64
 	Start  uint64
 	Insert uint64
 	Issue  uint64
@@ -71,21 +63,30 @@ type latencyOutlier struct {
 	Pad      uint32
 }
 
+type latencyRow struct {
+	_      structs.HostLayout
+	Stages [12]struct {
+		_       structs.HostLayout
+		Sum     uint64
+		Max     uint64
+		Low     uint64
+		Buckets [592]uint64
+	}
+}
+
 type latencySlot struct {
 	_      structs.HostLayout
 	Stamps [6]uint64
 	Posted uint64
 	Pad    uint64
+	Io     latencyIo
+	Pad2   uint64
 }
 
 type latencySource struct {
-	_   structs.HostLayout
-	Pid uint32
-	Id  uint32
-}
-
-type latencySpan struct {
 	_     structs.HostLayout
+	Pid   uint32
+	Id    uint32
 	Base  uint32
 	Depth uint32
 }
@@ -101,10 +102,9 @@ type latencyWindow struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	latencyMapCounts        = "counts"
-	latencyMapDevices       = "devices"
-	latencyMapHists         = "hists"
 	latencyMapInflight      = "inflight"
 	latencyMapOutliers      = "outliers"
+	latencyMapRows          = "rows"
 	latencyMapSlots         = "slots"
 	latencyMapSources       = "sources"
 	latencyMapWindows       = "windows"
@@ -115,6 +115,10 @@ const (
 	latencyProgOnPosted3    = "on_posted_3"
 	latencyProgOnPosted7    = "on_posted_7"
 	latencyProgTestAccount  = "test_account"
+	latencyVarDeviceCount   = "device_count"
+	latencyVarDevices       = "devices"
+	latencyVarInserts       = "inserts"
+	latencyVarLog2Of        = "log2_of"
 	latencyVarUnusedOutlier = "unused_outlier"
 )
 
@@ -174,10 +178,9 @@ type latencyProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type latencyMapSpecs struct {
 	Counts   *ebpf.MapSpec `ebpf:"counts"`
-	Devices  *ebpf.MapSpec `ebpf:"devices"`
-	Hists    *ebpf.MapSpec `ebpf:"hists"`
 	Inflight *ebpf.MapSpec `ebpf:"inflight"`
 	Outliers *ebpf.MapSpec `ebpf:"outliers"`
+	Rows     *ebpf.MapSpec `ebpf:"rows"`
 	Slots    *ebpf.MapSpec `ebpf:"slots"`
 	Sources  *ebpf.MapSpec `ebpf:"sources"`
 	Windows  *ebpf.MapSpec `ebpf:"windows"`
@@ -187,6 +190,10 @@ type latencyMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type latencyVariableSpecs struct {
+	DeviceCount   *ebpf.VariableSpec `ebpf:"device_count"`
+	Devices       *ebpf.VariableSpec `ebpf:"devices"`
+	Inserts       *ebpf.VariableSpec `ebpf:"inserts"`
+	Log2Of        *ebpf.VariableSpec `ebpf:"log2_of"`
 	UnusedOutlier *ebpf.VariableSpec `ebpf:"unused_outlier"`
 }
 
@@ -211,10 +218,9 @@ func (o *latencyObjects) Close() error {
 // It can be passed to loadLatencyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type latencyMaps struct {
 	Counts   *ebpf.Map `ebpf:"counts"`
-	Devices  *ebpf.Map `ebpf:"devices"`
-	Hists    *ebpf.Map `ebpf:"hists"`
 	Inflight *ebpf.Map `ebpf:"inflight"`
 	Outliers *ebpf.Map `ebpf:"outliers"`
+	Rows     *ebpf.Map `ebpf:"rows"`
 	Slots    *ebpf.Map `ebpf:"slots"`
 	Sources  *ebpf.Map `ebpf:"sources"`
 	Windows  *ebpf.Map `ebpf:"windows"`
@@ -223,10 +229,9 @@ type latencyMaps struct {
 func (m *latencyMaps) Close() error {
 	return _LatencyClose(
 		m.Counts,
-		m.Devices,
-		m.Hists,
 		m.Inflight,
 		m.Outliers,
+		m.Rows,
 		m.Slots,
 		m.Sources,
 		m.Windows,
@@ -237,6 +242,10 @@ func (m *latencyMaps) Close() error {
 //
 // It can be passed to loadLatencyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type latencyVariables struct {
+	DeviceCount   *ebpf.Variable `ebpf:"device_count"`
+	Devices       *ebpf.Variable `ebpf:"devices"`
+	Inserts       *ebpf.Variable `ebpf:"inserts"`
+	Log2Of        *ebpf.Variable `ebpf:"log2_of"`
 	UnusedOutlier *ebpf.Variable `ebpf:"unused_outlier"`
 }
 

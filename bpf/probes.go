@@ -16,12 +16,15 @@ import (
 
 // Options of a set of probes.
 type Options struct {
-	Devices  int  // how many AddDevice may add; 0: 1
+	Devices  int  // how many AddDevice may add, up to MaxDevices; 0: 1
 	Slots    int  // of all devices together, queues × depth each; 0 where no server stamps
 	Inflight int  // requests in flight that are followed; 0: 8192
 	NoRing   bool // do without io_uring's tracepoint
 	Cost     bool // Measure while they are open
 }
+
+// MaxDevices is how many devices one set of probes can trace.
+const MaxDevices = 16
 
 // Probes is one set of attached programs, for several devices. Its methods are for any goroutine.
 type Probes struct {
@@ -75,7 +78,9 @@ func Open(o Options) (*Probes, error) {
 		return nil, fmt.Errorf("latency probes: %w", err)
 	}
 	p.choose(spec, kernel, o)
-	size(spec, o)
+	if err := size(spec, o); err != nil {
+		return nil, fmt.Errorf("latency probes: %w", err)
+	}
 	if err := p.load(spec); err != nil {
 		return nil, err
 	}
@@ -150,19 +155,28 @@ func parameters(kernel *btf.Spec, tracepoint string) (int, error) {
 	return len(f.Params) - 1, nil // the first is the probe's own data
 }
 
-func size(spec *ebpf.CollectionSpec, o Options) {
+func size(spec *ebpf.CollectionSpec, o Options) error {
 	n := uint32(max(o.Devices, 1))
-	spec.Maps[latencyMapDevices].MaxEntries = n
+	if n > MaxDevices {
+		return fmt.Errorf("%d devices: up to %d", n, MaxDevices)
+	}
+	if err := spec.Variables[latencyVarDeviceCount].Set(n); err != nil {
+		return err
+	}
 	spec.Maps[latencyMapCounts].MaxEntries = n
 	spec.Maps[latencyMapWindows].MaxEntries = n
-	spec.Maps[latencyMapHists].MaxEntries = n * uint32(Ops) * uint32(Stages)
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	spec.Maps[latencyMapRows].MaxEntries = uint32(cpus) * n * uint32(Ops)
 	spec.Maps[latencyMapSlots].MaxEntries = uint32(max(o.Slots, 1))
-	spec.Maps[latencyMapSources].MaxEntries = uint32(max(o.Slots, 1))
 	if o.Inflight > 0 {
 		spec.Maps[latencyMapInflight].MaxEntries = uint32(o.Inflight)
 	}
 	// Both powers of two: the ring holds at least one page.
 	spec.Maps[latencyMapOutliers].MaxEntries = uint32(max(1<<18, 1<<bits.Len(uint(os.Getpagesize()-1))))
+	return nil
 }
 
 // load loads spec; where the kernel refuses, once more without what can be done without.

@@ -28,13 +28,16 @@ type loop struct {
 	buf  []byte
 }
 
-func newLoop(t *testing.T) *loop {
+func newLoop(t *testing.T) *loop { return newLoopSized(t, t.TempDir(), 8<<20) }
+
+// newLoopSized makes its file in dir.
+func newLoopSized(t *testing.T, dir string, bytes int) *loop {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	file := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(file, make([]byte, 8<<20), 0o600); err != nil {
+	file := filepath.Join(dir, "disk")
+	if err := os.WriteFile(file, make([]byte, bytes), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
@@ -174,10 +177,14 @@ func match(t *testing.T, l *loop, s *Snapshot, before [Ops]uint64) {
 
 func TestEveryRequestIsCounted(t *testing.T) {
 	l := newLoop(t)
-	for _, iostats := range []string{"1", "0"} {
-		t.Run("iostats="+iostats, func(t *testing.T) {
+	for _, c := range [][2]string{{"1", "none"}, {"0", "none"}, {"0", "mq-deadline"}, {"1", "mq-deadline"}} {
+		iostats := c[0]
+		t.Run("iostats="+iostats+" "+c[1], func(t *testing.T) {
 			l.set("iostats", iostats)
+			l.set("scheduler", c[1])
 			p := open(t, Options{Cost: true})
+			l.run(200)
+			begun := time.Now()
 			before, took := l.counts(), l.millis()
 			d, err := p.AddDevice(l.rdev, 0, 0)
 			if err != nil {
@@ -188,11 +195,19 @@ func TestEveryRequestIsCounted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			for op := range Ops {
+				if h := &s.Hists[op][StageTotal]; h.Max > uint64(time.Since(begun)) {
+					t.Errorf("a %v took %d ns, longer than it is counted", op, h.Max)
+				}
+			}
 			if iostats == "1" {
 				match(t, l, s, before)
 				mine, kernel := float64(s.Hists[Read][StageTotal].Sum)/1e6, float64(l.millis()-took)
 				if t.Logf("reads took %.1f ms, the kernel says %.0f", mine, kernel); math.Abs(mine-kernel) > 5+0.15*kernel {
 					t.Errorf("reads took %.1f ms, the kernel says %.0f", mine, kernel)
+				}
+				if s.Hists[Read][StageQueue].Sum == 0 {
+					t.Error("nobody knows when a request was made")
 				}
 				if s.Stats.Unseen == 0 {
 					t.Error("no flush completed twice: this kernel is not as described")
@@ -237,6 +252,16 @@ func TestSeveralDevices(t *testing.T) {
 	}
 	if _, err := p.AddDevice(other.rdev, 0, 0); err == nil {
 		t.Error("a third device")
+	}
+	if p, err := Open(Options{Devices: MaxDevices + 1}); err == nil {
+		t.Error("too many devices", p.Close())
+	}
+	twice := open(t, Options{Devices: 2})
+	if _, err := twice.AddDevice(a.rdev, 0, 0); err != nil {
+		t.Error(err)
+	}
+	if _, err := twice.AddDevice(a.rdev, 0, 0); err == nil {
+		t.Error("one device twice")
 	}
 	a.run(50)
 	other.run(50)
@@ -315,7 +340,9 @@ func harness(t *testing.T) (prog *ebpf.Program, p *Probes, d *Device) {
 			delete(spec.Programs, name)
 		}
 	}
-	size(spec, Options{})
+	if err := size(spec, Options{}); err != nil {
+		t.Fatal(err)
+	}
 	p = &Probes{devices: make([]*Device, 0, 1)}
 	if p.coll, err = ebpf.NewCollection(spec); err != nil {
 		t.Fatal(err)
@@ -329,7 +356,7 @@ func harness(t *testing.T) (prog *ebpf.Program, p *Probes, d *Device) {
 
 func run(t *testing.T, prog *ebpf.Program, d *Device, m latencyMadeUp) {
 	t.Helper()
-	m.Dev = d.dev
+	m.Dev = d.v.Dev
 	if ret, err := prog.Run(&ebpf.RunOptions{Context: m}); err != nil || ret != 0 {
 		t.Fatalf("%d, %v", ret, err)
 	}
@@ -420,7 +447,7 @@ func TestSlots(t *testing.T) {
 		t.Fatalf("%d slots", s.Len())
 	}
 	s.Stamp(255, PeerAcked, 7)
-	if got, posted := s.read(255); got != [Stamps]int64{PeerAcked: 7} || posted != 0 {
+	if _, got, posted := s.read(255); got != [Stamps]int64{PeerAcked: 7} || posted != 0 {
 		t.Error(got, posted)
 	}
 	var k latencySlot
@@ -436,7 +463,7 @@ func TestSlots(t *testing.T) {
 	}
 	cleared := 0
 	for i := range s.Len() {
-		if got, _ := s.read(i); got[Committed] == 0 {
+		if _, got, _ := s.read(i); got[Committed] == 0 {
 			cleared++
 		}
 	}
@@ -518,7 +545,10 @@ func TestPosted(t *testing.T) {
 	if err := d.AddSource(os.Getpid(), 9, 1); err != nil {
 		t.Fatal(err)
 	}
-	for _, data := range []uint64{9<<48 | 2, 9<<48 | 4, 8<<48 | 1} { // tag 2; no tag of this queue; another source
+	if err := d.AddSource(os.Getpid(), 9+1024, 0); err == nil {
+		t.Error("two sources in one place")
+	}
+	for _, data := range []uint64{9<<48 | 2, (9+1024)<<48 | 1, 9<<48 | 4, 8<<48 | 1} { // tag 2; no tag of this queue; another source
 		e := ring.Get()
 		e.Opcode, e.FD, e.UserData = 0, -1, data
 	}
@@ -526,7 +556,7 @@ func TestPosted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range d.Slots().Len() {
-		if _, posted := d.Slots().read(i); (posted != 0) != (i == 4+2) {
+		if _, _, posted := d.Slots().read(i); (posted != 0) != (i == 4+2) {
 			t.Errorf("slot %d posted at %d", i, posted)
 		}
 	}

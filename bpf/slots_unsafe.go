@@ -42,12 +42,19 @@ func (s *Slots) Stamp(slot int, what Stamp, ns int64) {
 	atomic.StoreInt64(&s.At(slot)[what], ns)
 }
 
-func (s *Slots) read(slot int) (stamps [Stamps]int64, posted int64) {
-	at := s.At(slot)
+// read gives what slot holds; io.Rq is 0 where no request has the tag, or has just got it.
+func (s *Slots) read(slot int) (io latencyIo, stamps [Stamps]int64, posted int64) {
+	at := (*latencySlot)(unsafe.Pointer(&s.mem[slot*slotBytes : (slot+1)*slotBytes][0]))
+	rq, issue := atomic.LoadUint64(&at.Io.Rq), atomic.LoadUint64(&at.Io.Issue)
+	io = at.Io
 	for i := range stamps {
-		stamps[i] = atomic.LoadInt64(&at[i])
+		stamps[i] = int64(atomic.LoadUint64(&at.Stamps[i]))
 	}
-	return stamps, atomic.LoadInt64((*int64)(unsafe.Pointer(&s.mem[slot*slotBytes+int(unsafe.Offsetof(latencySlot{}.Posted))])))
+	posted = int64(atomic.LoadUint64(&at.Posted))
+	if io.Rq = rq; atomic.LoadUint64(&at.Io.Rq) != rq || atomic.LoadUint64(&at.Io.Issue) != issue {
+		io.Rq = 0 // another one's now
+	}
+	return io, stamps, posted
 }
 
 // parseOutlier reads what the kernel put into the ring.

@@ -14,6 +14,8 @@ type Conn interface {
 	Close() error
 	// Peer names the other end.
 	Peer() string
+	// TCP is the state of its socket; false: there is none, or it is not known. It costs system calls.
+	TCP() (t wire.TCP, ok bool)
 }
 
 // Network is how a Node meets its peer.

@@ -38,6 +38,15 @@ type Status struct {
 	Cache                            dcd.Status
 }
 
+// TCP is the state of the socket to the peer, asked for now; false: there is no connection, or it is
+// not known. Loop only.
+func (n *Node) TCP() (t wire.TCP, ok bool) {
+	if n.s.conn == nil {
+		return t, false
+	}
+	return n.s.conn.TCP()
+}
+
 // Degraded reports whether the volume has a peer and is not as safe as it should be.
 func (s *Status) Degraded() bool {
 	switch s.State {

@@ -34,7 +34,7 @@ func serve(t *testing.T, open func(*uring.Loop) (blk.Device, error), f func(dev 
 	ctx, stop := context.WithCancel(context.Background())
 	live, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
-		ended <- Serve(ctx, AddOptions{ID: -1}, open, func(p string) { live <- p })
+		ended <- Serve(ctx, AddOptions{ID: -1}, open, func(d *Device, _ func(func(*Queues)) error) { live <- d.Path() })
 	}()
 	select {
 	case dev := <-live:

@@ -9,9 +9,10 @@ import (
 	"github.com/robib-ublk/robib/uring"
 )
 
-// Serve makes a device over what open gives, tells its path to live, and serves it until ctx
-// ends; then it takes the device away. open runs on the loop's thread.
-func Serve(ctx context.Context, o AddOptions, open func(*uring.Loop) (blk.Device, error), live func(path string)) error {
+// Serve makes a device over what open gives, tells live of it, and serves it until ctx ends; then
+// it takes the device away. open runs on the loop's thread, where onLoop, good until Serve returns,
+// runs a function and waits for it.
+func Serve(ctx context.Context, o AddOptions, open func(*uring.Loop) (blk.Device, error), live func(d *Device, onLoop func(f func(q *Queues)) error)) error {
 	c, err := Open()
 	if err != nil {
 		return err
@@ -27,7 +28,7 @@ func Serve(ctx context.Context, o AddOptions, open func(*uring.Loop) (blk.Device
 		err = d.Start()
 	}
 	if err == nil {
-		live(d.Path())
+		live(d, s.call)
 		select {
 		case <-ctx.Done():
 		case err = <-s.ran:
@@ -74,6 +75,16 @@ func (s *server) run(open func(*uring.Loop) (blk.Device, error)) {
 		return wake
 	})
 	s.ran <- errors.Join(err, s.queue.Err(), s.queue.Close(), dev.Close(), l.Close())
+}
+
+// call runs f on the loop's thread.
+func (s *server) call(f func(q *Queues)) error {
+	done := make(chan struct{})
+	if !s.loop.Post(func() { f(s.queue); close(done) }) {
+		return errors.New("ublk: the loop has ended")
+	}
+	<-done
+	return nil
 }
 
 // end stops the device, waits until the driver has given all tags back, and ends the loop.

@@ -17,6 +17,7 @@ type Machine struct {
 	Disk   []int64       `help:"Blank disks in MiB, /dev/vdb on (default: 512, 512, 128, 128)."`
 	Limit  time.Duration `default:"30m" help:"How long the command may take."`
 	Icount bool          `help:"Count instructions: one CPU, virtual time."`
+	Single bool          `help:"Emulate all CPUs in one thread, for what patches the kernel's code while several run."`
 	Put    []string      `help:"Files to put into the guest, HOST=GUEST." placeholder:"HOST=GUEST"`
 	Tree   bool          `help:"Attach Go's own sources, read-only, at /tree."`
 }
@@ -26,7 +27,7 @@ func (m *Machine) job(l *vm.Lab) (vm.Job, func(), error) {
 	if err != nil {
 		return j, clean, err
 	}
-	j.SMP, j.MemMiB, j.Limit, j.Icount, j.Tree = m.SMP, m.Mem, m.Limit, m.Icount, m.Tree
+	j.SMP, j.MemMiB, j.Limit, j.Icount, j.OneThread, j.Tree = m.SMP, m.Mem, m.Limit, m.Icount, m.Single, m.Tree
 	if len(m.Disk) > 0 {
 		j.Disks = nil
 		for _, d := range m.Disk {

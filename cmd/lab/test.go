@@ -25,8 +25,9 @@ type TestCmd struct {
 }
 
 // vmBatches share a boot each: the packages' tests with build tag vm, by regular expression, on so many
-// CPUs (0: two). Where latency probes are attached there is one: an emulator of several does not always
-// see in time that another one has patched the kernel's code, and dies of an int3 that is gone already.
+// CPUs (0: two). Where latency probes are attached there is one, or two in turn: an emulator of several
+// does not always see in time that another one has patched the kernel's code, and dies of an int3 that is
+// gone already.
 var vmBatches = []struct {
 	pkg, run string
 	cpus     int
@@ -38,7 +39,27 @@ var vmBatches = []struct {
 	{"./cmd/lab/e2e", "^(TestExt4)$", 0},
 	{"./cmd/lab/e2e", "^(TestXFS|TestDataDisks|TestSwapRoles|TestOldPrimaryReturns)$", 0},
 	{"./cmd/lab/e2e", "^(TestLatency|TestMetrics)$", 1},
+	{"./cmd/lab/e2e", "^TestLatencyExact", counted},
+	{"./cmd/lab/e2e", "^TestLatencyQueues$", inTurn},
 	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover)$", 0},
+}
+
+// Kinds of machines that are no number of CPUs.
+const (
+	counted = -1 // one CPU, whose instructions are the time
+	inTurn  = -2 // two CPUs, emulated by one thread
+)
+
+// processors makes j's machine one of vmBatches'.
+func processors(j *vm.Job, cpus int) {
+	switch cpus {
+	case counted:
+		j.Icount = true
+	case inTurn:
+		j.SMP, j.OneThread = 2, true
+	default:
+		j.SMP = cpus
+	}
 }
 
 // tally counts what passed and failed over all phases.
@@ -221,7 +242,7 @@ func (c *TestCmd) guests(t *tally, kernel string) error {
 		name := fmt.Sprintf("%s on %s: %s", b.pkg, j.Kernel.Version, run)
 		t.phase(name, func() (int, int, error) {
 			g := j
-			g.SMP = b.cpus
+			processors(&g, b.cpus)
 			g.Files = map[string]string{"/test/vm.test": bins[b.pkg]}
 			for k, v := range j.Files {
 				g.Files[k] = v

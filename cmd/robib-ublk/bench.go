@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/robib-ublk/robib/cmd/internal/latency"
 	"github.com/robib-ublk/robib/cmd/internal/volume"
 	"github.com/robib-ublk/robib/ublk"
 	"github.com/robib-ublk/robib/ublk/blk"
@@ -26,6 +28,8 @@ type TargetCmd struct {
 	Size  int64  `default:"1024" help:"Size of a null target in MiB."`
 	ID    int    `default:"-1" help:"The N of /dev/ublkbN; -1 takes the first that is free."`
 	Depth int    `default:"128" help:"Requests in flight."`
+
+	Latency bool `help:"Attach the latency probes, as add does."`
 }
 
 // Run serves until SIGINT or SIGTERM.
@@ -45,5 +49,19 @@ func (t *TargetCmd) Run(*CLI) error {
 		defer f.Close()
 		open = func(l *uring.Loop) (blk.Device, error) { return filedev.Open(l, f, filedev.Options{Depth: t.Depth}) }
 	}
-	return ublk.Serve(ctx, ublk.AddOptions{ID: t.ID, Depth: t.Depth}, open, func(path string) { fmt.Println(path) })
+	var tracer *latency.Tracer
+	var err error
+	serve := ublk.Serve(ctx, ublk.AddOptions{ID: t.ID, Depth: t.Depth}, open, func(d *ublk.Device, loop func(func(*ublk.Queues)) error) {
+		if t.Latency {
+			if tracer, err = latency.Follow(d, loop); err != nil {
+				stop()
+				return
+			}
+		}
+		fmt.Println(d.Path())
+	})
+	if tracer != nil {
+		err = tracer.Close() // nobody stamps any more
+	}
+	return errors.Join(err, serve)
 }

@@ -124,6 +124,23 @@ type watched struct {
 	server bool   // it has counted since the volume's server started
 }
 
+// report is a latency.Report that says whose it is. Where probes of this process look at a volume's
+// device, its server still tells of the network.
+func (w *watched) report(before, now *latency.Snapshot, c latency.Choice) (*latency.Report, error) {
+	r, err := latency.NewReport(before, now, c)
+	if err != nil {
+		return nil, err
+	}
+	r.Volume, r.Note = w.volume, w.note
+	if w.volume != "" && !w.server {
+		var st volume.Status
+		if control.Status(w.volume, &st) == nil {
+			r.Network = st.Network
+		}
+	}
+	return r, nil
+}
+
 // watch opens the source for dev: the server of a volume, else probes of this process.
 func watch(dev string, o bpf.Options) (*watched, error) {
 	if latency.IsPath(dev) {
@@ -231,11 +248,7 @@ func (l *looked) report(w words) (*latency.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := latency.NewReport(before, now, w.Choice)
-	if err == nil {
-		r.Volume, r.Note = src.volume, src.note
-	}
-	return r, err
+	return src.report(before, now, w.Choice)
 }
 
 // run shows a report by text: once, or again and again.
@@ -275,12 +288,11 @@ func (l *looked) run(cli *CLI, w words, again watching, text func(io.Writer, *la
 		if w.duration == 0 {
 			since = nil // all there was
 		}
-		r, err := latency.NewReport(since, now, w.Choice)
+		r, err := src.report(since, now, w.Choice)
 		if err != nil {
 			return nil, nil, err
 		}
 		before = now
-		r.Volume, r.Note = src.volume, src.note
 		return r, func(out io.Writer) error {
 			text(out, r)
 			return nil

@@ -41,11 +41,10 @@ func (c *LatencyProfileCmd) Run(cli *CLI) error {
 		if err != nil {
 			return err
 		}
-		r, err := latency.NewReport(before, now, w.Choice)
+		r, err := src.report(before, now, w.Choice)
 		if err != nil {
 			return err
 		}
-		r.Volume, r.Note = src.volume, src.note
 		if text {
 			r.Profile(os.Stdout, float64(now.AtNanos-began)/1e9)
 		} else {

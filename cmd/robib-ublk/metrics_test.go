@@ -15,6 +15,7 @@ import (
 	"github.com/robib-ublk/robib/bpf"
 	"github.com/robib-ublk/robib/cmd/internal/metrics"
 	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/mirror/wire"
 	"github.com/robib-ublk/robib/ublk"
 )
 
@@ -22,7 +23,7 @@ import (
 type everything struct{}
 
 func (everything) Sample() (*metrics.Sample, error) {
-	s := &metrics.Sample{HasPeer: true, Node: mirror.Status{Primary: true, Connected: true, RoundTripNanos: 1}, Requests: &ublk.Counts{}, Latency: &bpf.Snapshot{}, Traced: time.Unix(1e9, 0)}
+	s := &metrics.Sample{HasPeer: true, Node: mirror.Status{Primary: true, Connected: true, RoundTripNanos: 1}, TCP: &wire.TCP{}, Requests: &ublk.Counts{}, Latency: &bpf.Snapshot{}, Traced: time.Unix(1e9, 0)}
 	for st := range bpf.Stages {
 		s.Latency.Hists[bpf.Write][st].Record(1)
 	}

@@ -152,6 +152,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 			row("encryption", "OFF: what is written crosses the network in the clear (--encrypt=off)")
 		}
 		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %g s, dead after %g s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
+		if t := s.Network; t != nil {
+			row("network", "TCP round trip %.2f ms, least %.2f ms; %s not acknowledged, %d segments sent again", float64(t.RTTNanos)/1e6, float64(t.MinRTTNanos)/1e6, volume.Bytes(t.SendQueueBytes), t.Retransmits)
+		}
 		limit := "no limit"
 		if s.RateLimit > 0 {
 			limit = "at most " + volume.Bytes(s.RateLimit) + "/s"

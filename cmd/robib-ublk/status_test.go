@@ -5,7 +5,20 @@ import (
 	"testing"
 
 	"github.com/robib-ublk/robib/cmd/internal/volume"
+	"github.com/robib-ublk/robib/mirror/wire"
 )
+
+// The connection's own round trip is told where there is a connection.
+func TestStatusShowsNetwork(t *testing.T) {
+	s := volume.Status{Name: "v", Role: "secondary", Listen: ":1"}
+	for _, want := range []string{"", "\tnetwork  TCP round trip 0.25 ms, least 0.20 ms; 3 MiB not acknowledged, 7 segments sent again\n"} {
+		var b strings.Builder
+		if printStatus(&b, &s); !strings.Contains(b.String(), want) || strings.Contains(b.String(), "\tnetwork") != (want != "") {
+			t.Errorf("want %q:\n%s", want, b.String())
+		}
+		s.Network = &wire.TCP{RTTNanos: 250e3, MinRTTNanos: 200e3, SendQueueBytes: 3 << 20, Retransmits: 7}
+	}
+}
 
 // Of a peer that is behind status shows why, and when it will be level or that it never will be.
 func TestStatusShowsCatchUp(t *testing.T) {

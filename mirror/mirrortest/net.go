@@ -114,6 +114,9 @@ type Conn struct {
 // Peer names the other end.
 func (c *Conn) Peer() string { return fmt.Sprintf("sim%d", 1-c.from) }
 
+// TCP is not known: there is no socket.
+func (c *Conn) TCP() (t wire.TCP, ok bool) { return t, false }
+
 // Err is why the connection is dead, once everything that arrived was read.
 func (c *Conn) Err() error { return c.err }
 

@@ -55,9 +55,6 @@ func (d *disks) make(name string, m Model, mib int) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("disk model %q: there are nvme, sata, hdd and brd", m)
 	}
-	if err := load("null_blk", "nr_devices=0"); err != nil {
-		return "", err
-	}
 	if x.scheduler != "none" {
 		if err := load(strings.ReplaceAll(x.scheduler, "-", "_"), ""); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err // one that is not there is built in
@@ -71,6 +68,28 @@ func (d *disks) make(name string, m Model, mib int) (string, error) {
 }
 
 func (x *model) create(name string, mib int) (string, error) {
+	dev, err := NullDisk(name, mib, x.nanos, x.depth)
+	if err != nil {
+		return "", err
+	}
+	queue := "/sys/block/" + filepath.Base(dev) + "/queue/"
+	rotational := "0"
+	if x.rotational {
+		rotational = "1"
+	}
+	err = errors.Join(set(queue+"rotational", rotational), set(queue+"scheduler", x.scheduler))
+	if x.requests > 0 {
+		err = errors.Join(err, set(queue+"nr_requests", strconv.Itoa(x.requests)))
+	}
+	return dev, err
+}
+
+// NullDisk makes a disk in memory, of so many MiB, that takes nanos for a request and depth requests at
+// a time, and returns its device. It is for the lab's guest.
+func NullDisk(name string, mib, nanos, depth int) (string, error) {
+	if err := load("null_blk", "nr_devices=0"); err != nil {
+		return "", err
+	}
 	dir := filepath.Join(nullRoot, name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return "", err
@@ -80,30 +99,17 @@ func (x *model) create(name string, mib int) (string, error) {
 		value int
 	}{
 		{"size", mib}, {"blocksize", 512}, {"memory_backed", 1}, {"queue_mode", 2}, {"submit_queues", 1}, {"max_sectors", 2560},
-		{"irqmode", 2}, {"completion_nsec", x.nanos}, {"hw_queue_depth", x.depth}, {"power", 1},
+		{"irqmode", 2}, {"completion_nsec", nanos}, {"hw_queue_depth", depth}, {"power", 1},
 	} {
 		if err := set(filepath.Join(dir, a.name), strconv.Itoa(a.value)); err != nil {
 			return "", err
 		}
 	}
-	block := name // older kernels name it by number
-	if _, err := os.Stat("/sys/block/" + block); err != nil {
-		b, err := os.ReadFile(filepath.Join(dir, "index"))
-		if err != nil {
-			return "", err
-		}
-		block = "nullb" + strings.TrimSpace(string(b))
+	if _, err := os.Stat("/sys/block/" + name); err == nil {
+		return "/dev/" + name, nil
 	}
-	queue := "/sys/block/" + block + "/queue/"
-	rotational := "0"
-	if x.rotational {
-		rotational = "1"
-	}
-	err := errors.Join(set(queue+"rotational", rotational), set(queue+"scheduler", x.scheduler))
-	if x.requests > 0 {
-		err = errors.Join(err, set(queue+"nr_requests", strconv.Itoa(x.requests)))
-	}
-	return "/dev/" + block, err
+	b, err := os.ReadFile(filepath.Join(dir, "index")) // older kernels name it by number
+	return "/dev/nullb" + strings.TrimSpace(string(b)), err
 }
 
 func set(path, value string) error { return os.WriteFile(path, []byte(value), 0) }

@@ -90,6 +90,9 @@ func (g *guest) device() (string, error) {
 	case kindRaw:
 		return data, nil
 	case kindFile:
+		if g.c.Probes {
+			return target("file", data, "--latency")
+		}
 		return target("file", data)
 	}
 	return g.volume(data)

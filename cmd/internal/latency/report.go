@@ -2,6 +2,7 @@ package latency
 
 import (
 	"github.com/robib-ublk/robib/bpf"
+	"github.com/robib-ublk/robib/mirror/wire"
 )
 
 // Report is what a device's requests took in one span of time.
@@ -11,7 +12,8 @@ type Report struct {
 	Seconds    float64     `json:"duration_s"`
 	Operations []Operation `json:"operations"` // that there were
 	Counts     Counts      `json:"counts"`
-	Note       string      `json:"note,omitempty"` // what is not seen, and why
+	Network    *wire.TCP   `json:"network,omitempty"` // to the peer, at the end; nil: there is no connection
+	Note       string      `json:"note,omitempty"`    // what is not seen, and why
 }
 
 // Operation is one kind of request.
@@ -85,7 +87,7 @@ func NewReport(before, now *Snapshot, c Choice) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Device: now.Device, Seconds: float64(now.AtNanos-began) / 1e9, Operations: []Operation{}}
+	r := &Report{Device: now.Device, Seconds: float64(now.AtNanos-began) / 1e9, Operations: []Operation{}, Network: now.Network}
 	n := &s.Stats
 	r.Counts = Counts{n.Completed, n.Matched, n.Failed, n.Unseen, n.Merged, n.Partial, n.Full, n.Slow, n.Shed}
 	for op := range bpf.Ops {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/robib-ublk/robib/bpf"
+	"github.com/robib-ublk/robib/mirror/wire"
 )
 
 // Snapshot is the state of one device's probes at a moment; it crosses the control socket.
@@ -18,6 +19,7 @@ type Snapshot struct {
 	Probes   []Probe       `json:"probes"`
 	Limit    int64         `json:"threshold_ns"`
 	Rate     int           `json:"outliers_per_s"`
+	Network  *wire.TCP     `json:"network,omitempty"` // to the peer
 	counted  *bpf.Snapshot // of Hists and Counts
 }
 

@@ -159,7 +159,7 @@ func (t *Tracer) Close() error { return t.probes.Close() }
 const Command = "latency"
 
 // Answer carries out Command with its settings: threshold_ns and outliers_per_s, where given.
-func (t *Tracer) Answer(set map[string]string) (any, error) {
+func (t *Tracer) Answer(set map[string]string) (*Snapshot, error) {
 	if v, ok := set["threshold_ns"]; ok {
 		ns, err := strconv.ParseInt(v, 10, 64)
 		if err != nil {

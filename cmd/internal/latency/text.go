@@ -59,6 +59,9 @@ func (r *Report) Show(w io.Writer) {
 			fmt.Fprintln(w)
 		}
 	}
+	if r.Network != nil {
+		ShowNetwork(w, r.Network)
+	}
 	r.foot(w)
 }
 

@@ -34,6 +34,17 @@ var plain = []struct {
 	{"lag_seconds", "Age of the oldest write that is not durable at the peer.", gauge, func(s *Sample) float64 { return seconds(s.Node.CatchUp.BacklogNanos) }, leads},
 	{"cannot_keep_up", "1 while writes come faster than the link and the peer take them.", gauge, func(s *Sample) float64 { return one(s.Node.CatchUp.CannotKeepUp) }, leads},
 	{"peer_round_trip_seconds", "Of the last heartbeat.", gauge, func(s *Sample) float64 { return seconds(s.Node.RoundTripNanos) }, connected},
+	{"tcp_round_trip_seconds", "Smoothed round trip of segments to the peer.", gauge, func(s *Sample) float64 { return seconds(s.TCP.RTTNanos) }, wired},
+	{"tcp_round_trip_deviation_seconds", "Mean deviation from it.", gauge, func(s *Sample) float64 { return seconds(s.TCP.RTTVarNanos) }, wired},
+	{"tcp_min_round_trip_seconds", "The least of the last five minutes; 0 when none was measured.", gauge, func(s *Sample) float64 { return seconds(s.TCP.MinRTTNanos) }, wired},
+	{"tcp_retransmits_total", "Segments that were sent again, of the connection that there is.", counter, func(s *Sample) float64 { return float64(s.TCP.Retransmits) }, wired},
+	{"tcp_lost_segments", "Segments under way that are taken for lost.", gauge, func(s *Sample) float64 { return float64(s.TCP.Lost) }, wired},
+	{"tcp_unacked_segments", "Segments under way.", gauge, func(s *Sample) float64 { return float64(s.TCP.Unacked) }, wired},
+	{"tcp_congestion_window_segments", "How many segments may be under way.", gauge, func(s *Sample) float64 { return float64(s.TCP.Window) }, wired},
+	{"tcp_send_queue_bytes", "Bytes given to the socket that the peer has not acknowledged.", gauge, func(s *Sample) float64 { return float64(s.TCP.SendQueueBytes) }, wired},
+	{"tcp_not_sent_bytes", "Those of them that have not been sent yet.", gauge, func(s *Sample) float64 { return float64(s.TCP.NotSentBytes) }, wired},
+	{"tcp_receive_queue_bytes", "Bytes that arrived and are not read.", gauge, func(s *Sample) float64 { return float64(s.TCP.ReceiveQueueBytes) }, wired},
+	{"tcp_delivery_bytes_per_second", "Rate at which the newest segments were delivered; 0 when it was not measured.", gauge, func(s *Sample) float64 { return float64(s.TCP.DeliveryRate) }, wired},
 	{"sessions_total", "Sessions with the peer that were begun.", counter, func(s *Sample) float64 { return float64(s.Node.Sessions) }, paired},
 	{"sent_bytes_total", "Data sent to the peer, as it went.", counter, func(s *Sample) float64 { return float64(s.Node.SentBytes) }, paired},
 	{"sent_raw_bytes_total", "Data sent to the peer before compression and without blocks of zeros left out.", counter, func(s *Sample) float64 { return float64(s.Node.RawBytes) }, paired},
@@ -67,6 +78,7 @@ const (
 
 func paired(s *Sample) bool    { return s.HasPeer }
 func leads(s *Sample) bool     { return s.HasPeer && s.Node.Primary }
+func wired(s *Sample) bool     { return s.TCP != nil }
 func connected(s *Sample) bool { return s.Node.Connected && s.Node.RoundTripNanos > 0 }
 
 func seconds(ns int64) float64 { return float64(ns) / 1e9 }

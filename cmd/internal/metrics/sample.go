@@ -5,6 +5,7 @@ import (
 
 	"github.com/robib-ublk/robib/bpf"
 	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/mirror/wire"
 	"github.com/robib-ublk/robib/ublk"
 )
 
@@ -12,6 +13,7 @@ import (
 type Sample struct {
 	Node       mirror.Status
 	HasPeer    bool
+	TCP        *wire.TCP // nil: there is no connection to the peer
 	DirtyBytes int64
 	DataLost   bool
 	LogLost    bool

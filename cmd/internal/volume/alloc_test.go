@@ -57,6 +57,8 @@ func (p *pipe) Err() error   { return nil }
 func (p *pipe) Close() error { return nil }
 func (p *pipe) Peer() string { return "pipe" }
 
+func (p *pipe) TCP() (t wire.TCP, ok bool) { return t, false }
+
 type oneConn struct{ c *pipe }
 
 func (n *oneConn) Dial() {}

@@ -11,6 +11,7 @@ import (
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/mirror/wire"
 )
 
 // Status is what `robib-ublk status` shows of one volume; the JSON keys carry the units.
@@ -49,7 +50,7 @@ type Status struct {
 	Received        uint64  `json:"received_lsn"`
 	RemoteDurable   uint64  `json:"remote_durable_lsn"`
 	LagSegments     uint64  `json:"lag_segments"`
-	RoundTripMicros float64 `json:"round_trip_us"`
+	RoundTripMicros float64 `json:"round_trip_us"` // of the newest heartbeat, through both loops
 	SinceSeconds    float64 `json:"session_since_s"`
 	SyncPercent     float64 `json:"full_sync_percent"`
 	PeerReads       uint64  `json:"peer_reads_total"`
@@ -117,6 +118,8 @@ type Status struct {
 	CompressTried    uint64   `json:"compress_tried_total"`      // frames
 	CompressShrunk   uint64   `json:"compress_shrunk_total"`     // of them, sent compressed
 	CompressSkipped  uint64   `json:"compress_not_tried_total"`  // after too many that did not shrink
+
+	Network *wire.TCP `json:"network,omitempty"` // of the socket to the peer
 }
 
 // Status asks the loop.
@@ -125,8 +128,9 @@ func (s *Server) Status() (any, error) {
 	var dirty int64
 	var using string
 	var queues []uint64
+	var tcp *wire.TCP
 	if err := s.stack.call(func() {
-		st, dirty = s.stack.node.Status(), s.stack.cache.Dirty()
+		st, dirty, tcp = s.stack.node.Status(), s.stack.cache.Dirty(), s.stack.tcp()
 		if s.stack.queue != nil {
 			queues = s.stack.queue.Served()
 		}
@@ -151,7 +155,7 @@ func (s *Server) Status() (any, error) {
 		v.Compress = "zstd"
 	}
 	v.cache(&st.Cache)
-	v.QueueRequests = queues
+	v.QueueRequests, v.Network = queues, tcp
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}

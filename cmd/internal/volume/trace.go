@@ -2,13 +2,10 @@ package volume
 
 import (
 	"errors"
-	"os"
 	"sync"
 
-	"github.com/robib-ublk/robib/bpf"
 	"github.com/robib-ublk/robib/cmd/internal/latency"
 	"github.com/robib-ublk/robib/ublk"
-	"github.com/robib-ublk/robib/ublk/blk"
 )
 
 // tracing is the volume's latency probes while its device is there, or why there are none.
@@ -35,48 +32,13 @@ func (s *Server) trace(dev *ublk.Device) {
 	}
 	go func() {
 		defer t.mu.Unlock()
-		t.tracer, t.why = s.openTracer(dev)
+		t.tracer, t.why = latency.Follow(dev, s.onLoop)
 	}()
 }
 
-func (s *Server) openTracer(dev *ublk.Device) (*latency.Tracer, error) {
-	i, err := dev.Info()
-	if err != nil {
-		return nil, err
-	}
-	t, err := latency.Open(dev.Path(), i.Queues, i.Depth, bpf.Options{})
-	if err != nil {
-		return nil, err
-	}
-	slots := t.Device().Slots()
-	var sources []uint16
-	err = s.stack.call(func() {
-		q := s.stack.queue
-		if q == nil {
-			return // taken down meanwhile
-		}
-		sources = q.Sources()
-		q.Trace(func(queue, tag int) *blk.Stamps { return (*blk.Stamps)(slots.At(queue*slots.Depth + tag)) })
-	})
-	for q, ring := range sources {
-		err = errors.Join(err, t.Device().AddSource(os.Getpid(), ring, q))
-	}
-	if err == nil {
-		return t, nil
-	}
-	return nil, errors.Join(err, s.closeTracer(t))
-}
-
-// closeTracer takes the slots from the queue before their memory goes.
-func (s *Server) closeTracer(t *latency.Tracer) error {
-	if err := s.stack.call(func() {
-		if s.stack.queue != nil {
-			s.stack.queue.Trace(nil)
-		}
-	}); err != nil {
-		return nil // the loop has ended, or is ending: memory that it may write to stays
-	}
-	return t.Close()
+// onLoop is the volume's latency.OnLoop.
+func (s *Server) onLoop(f func(q *ublk.Queues)) error {
+	return s.stack.call(func() { f(s.stack.queue) })
 }
 
 // untrace ends what trace began.
@@ -86,7 +48,7 @@ func (s *Server) untrace() error {
 	defer t.mu.Unlock()
 	var err error
 	if t.tracer != nil {
-		err = s.closeTracer(t.tracer)
+		err = t.tracer.Unfollow(s.onLoop)
 	}
 	t.tracer, t.why = nil, nil
 	return err
@@ -99,7 +61,11 @@ func (s *Server) latency(set map[string]string) (any, error) {
 	defer t.mu.Unlock()
 	switch {
 	case t.tracer != nil:
-		return t.tracer.Answer(set)
+		a, err := t.tracer.Answer(set)
+		if err == nil {
+			err = s.stack.call(func() { a.Network = s.stack.tcp() })
+		}
+		return a, err
 	case t.why != nil:
 		return nil, t.why
 	}

@@ -139,8 +139,14 @@ func newPair(t *testing.T, mode string) *pair {
 // newPairOn is newPair with the primary's disks.
 func newPairOn(t *testing.T, mode, disk, log string) *pair {
 	t.Helper()
-	blank(t, disk, dataB, log, logB)
-	out := robib(t, "serve", "--name", "s", "--disk", dataB, "--log", logB, "--create-log", "--listen", "127.0.0.1:7789")
+	return newPairOf(t, mode, disk, log, dataB, logB)
+}
+
+// newPairOf is newPair with the disks of both.
+func newPairOf(t *testing.T, mode, disk, log, disk2, log2 string) *pair {
+	t.Helper()
+	blank(t, disk, disk2, log, log2)
+	out := robib(t, "serve", "--name", "s", "--disk", disk2, "--log", log2, "--create-log", "--listen", "127.0.0.1:7789")
 	token := ""
 	for _, w := range strings.Fields(out) {
 		if strings.HasPrefix(w, "robib1-") {

@@ -22,7 +22,7 @@ var guestTools = []Tool{
 	{"busybox", "busybox-static"}, {"fio", "fio"}, {"mkfs.ext4", "e2fsprogs"}, {"e2fsck", "e2fsprogs"},
 	{"mkfs.xfs", "xfsprogs"}, {"xfs_repair", "xfsprogs"}, {"dmsetup", "dmsetup"}, {"mount", "mount"}, {"umount", "mount"},
 	{"losetup", "mount"}, {"blockdev", "util-linux"}, {"ip", "iproute2"}, {"tc", "iproute2"},
-	{"mdadm", "mdadm"}, {"lvm", "lvm2"}, {"sfdisk", "fdisk"},
+	{"blktrace", "blktrace"}, {"blkparse", "blktrace"}, {"btt", "blktrace"}, {"mdadm", "mdadm"}, {"lvm", "lvm2"}, {"sfdisk", "fdisk"},
 }
 
 var sbin = []string{"/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin"}

@@ -40,8 +40,11 @@ type Job struct {
 	MemMiB int
 	Limit  time.Duration
 	Icount bool // exact instruction counts, one CPU
-	Out    io.Writer
-	In     io.Reader // not nil: an interactive command
+	// OneThread emulates all CPUs in turn: slower, but each sees at once what another one does to the
+	// kernel's code.
+	OneThread bool
+	Out       io.Writer
+	In        io.Reader // not nil: an interactive command
 }
 
 func (j *Job) guest() guestSpec {
@@ -230,7 +233,11 @@ func qemuArgs(j *Job, dir string, disks []string, tree string) []string {
 		a = append(a, "-accel", "kvm", "-cpu", "host", "-smp", strconv.Itoa(j.SMP))
 	default:
 		// Without CX16 and with an old model QEMU 7.2 boots these kernels reliably.
-		a = append(a, "-accel", "tcg,thread=multi", "-cpu", "Nehalem,-cx16", "-smp", strconv.Itoa(j.SMP))
+		threads := "multi"
+		if j.OneThread {
+			threads = "single"
+		}
+		a = append(a, "-accel", "tcg,thread="+threads, "-cpu", "Nehalem,-cx16", "-smp", strconv.Itoa(j.SMP))
 	}
 	a = append(a, "-append", appends,
 		"-chardev", "file,id=con,path="+dir+"/console", "-serial", "chardev:con",

@@ -1,0 +1,16 @@
+package wire
+
+// TCP is what the kernel knows of a connection's socket, at one instant.
+type TCP struct {
+	RTTNanos          int64  `json:"round_trip_ns"`              // smoothed, of segments
+	RTTVarNanos       int64  `json:"round_trip_deviation_ns"`    // from it, in the mean
+	MinRTTNanos       int64  `json:"min_round_trip_ns"`          // of the last five minutes; 0: none was measured
+	Retransmits       uint64 `json:"retransmits_total"`          // segments sent again since the connection was made
+	Lost              uint32 `json:"lost_segments"`              // of those under way, taken for lost
+	Unacked           uint32 `json:"unacked_segments"`           // under way
+	Window            uint32 `json:"congestion_window_segments"` // how many may be
+	SendQueueBytes    int64  `json:"send_queue_bytes"`           // given to the socket and not acknowledged
+	NotSentBytes      int64  `json:"not_sent_bytes"`             // of them, not sent yet
+	ReceiveQueueBytes int64  `json:"receive_queue_bytes"`        // arrived and not read
+	DeliveryRate      uint64 `json:"delivery_bytes_per_second"`  // of the newest sample; 0: none was taken
+}
