@@ -25,7 +25,7 @@ func Fetch(net Network, drive blk.Drive, volume seglog.UUID, lsn seglog.LSN) ([]
 	net.Dial()
 	end := now.Mono + fetchWait
 	for dialAt := int64(blk.Never); now.Mono < end; {
-		c, err := net.Next()
+		c, _, err := net.Next()
 		switch {
 		case c != nil:
 			raw, err := fetchOver(c, drive, end, volume, lsn)

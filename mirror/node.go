@@ -101,6 +101,7 @@ type Node struct {
 	failed  error
 
 	s    session
+	ctl  control
 	ship shipper
 	rx   receiver
 	full fullSync
@@ -160,7 +161,7 @@ func New(o Options) (*Node, error) {
 	if err := errors.Join(n.pace.set(o.RateLimit), n.pack.SetZstd(o.Compress)); err != nil {
 		return nil, fmt.Errorf("mirror: %w", err)
 	}
-	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n, n.lag.n, n.fill.n = n, n, n, n, n, n, n, n, n, n
+	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n, n.lag.n, n.fill.n, n.ctl.n = n, n, n, n, n, n, n, n, n, n, n
 	if n.primary && n.marks()&seglog.NeedsRefill != 0 {
 		n.o.Lost = true // whatever it looks like now
 	}
@@ -291,6 +292,7 @@ func (n *Node) progress() [5]uint64 {
 
 // receive takes what has come, as far as there is room for it.
 func (n *Node) receive() {
+	n.ctl.receive()
 	for !n.rx.blocked() {
 		f, ok := n.s.recv()
 		if !ok {
@@ -329,7 +331,7 @@ func (n *Node) frame(f *wire.Frame) {
 	case wire.Ack:
 		n.acked(f)
 	case wire.Heartbeat:
-		n.beat(f)
+		n.beat(f, n.s.conn)
 	case wire.ReadReply:
 		n.peer.reply(f)
 	case wire.ReadRequest:

@@ -85,7 +85,7 @@ func (p *Pair) disturb() {
 	}
 	switch p.W.Rand.IntN(11) {
 	case 0:
-		p.Net.Break()
+		p.Net.Break(Data)
 		turns(100)
 	case 1: // a partition, one way or both
 		p.Net.Cut = [2]bool{p.W.Rand.IntN(2) == 0, p.W.Rand.IntN(2) == 0}
@@ -138,7 +138,7 @@ func (p *Pair) fallOut() {
 		}
 		switch p.W.Rand.IntN(6) {
 		case 0, 1, 2:
-			p.Net.Break()
+			p.Net.Break(Data)
 		case 3:
 			p.Crash(1)
 			p.Start(1)
@@ -241,7 +241,7 @@ func (p *Pair) beforeThePeer() {
 		for range p.W.Rand.IntN(200) {
 			p.Turn()
 		}
-		p.Net.Break()
+		p.Net.Break(Data)
 	}
 }
 
