@@ -143,11 +143,12 @@ type Conn struct {
 	closed bool
 }
 
-// packet is a part of a frame, with which the frame arrives or not yet.
+// packet is a part of a frame, with which the frame arrives or not yet, or the end.
 type packet struct {
 	f     wire.Frame
 	whole bool
 	bytes int
+	end   bool
 }
 
 // packetBytes is the size of the parts that frames are sent in where that takes time.
@@ -168,13 +169,27 @@ func (c *Conn) fail(err error) {
 	})
 }
 
-// Close cuts the connection.
+var errClosed = errors.New("closed by peer")
+
+// Close cuts the connection, as TCP does: behind what was sent, unless something that came was not read.
 func (c *Conn) Close() error {
-	if !c.closed {
-		c.closed = true
-		c.fail(errors.New("closed by peer"))
+	switch {
+	case c.closed:
+	case len(c.in) > 0:
+		c.fail(errClosed)
+	default:
+		c.put(packet{end: true})
 	}
+	c.closed = true
 	return nil
+}
+
+// put sends a packet behind those that were sent before.
+func (c *Conn) put(p packet) {
+	w := c.n.W
+	c.last = max(c.last, max(c.free, w.Now)+1+w.Rand.Int64N(c.n.MaxNs)) + 1
+	c.pipe = append(c.pipe, p)
+	w.After(c.last-w.Now, c.deliver)
 }
 
 // Send queues a copy.
@@ -205,9 +220,7 @@ func (c *Conn) Send(f *wire.Frame) bool {
 			c.free = max(c.free, n.W.Now) + int64(part)*1e9/n.Rate
 		}
 		left -= part
-		c.last = max(c.last, max(c.free, n.W.Now)+1+n.W.Rand.Int64N(n.MaxNs)) + 1
-		c.pipe = append(c.pipe, packet{g, left == 0, part})
-		n.W.After(c.last-n.W.Now, c.deliver)
+		c.put(packet{f: g, whole: left == 0, bytes: part})
 	}
 	return true
 }
@@ -224,6 +237,9 @@ func (c *Conn) deliver() {
 	c.pipe = c.pipe[1:]
 	if !c.peer.closed && c.peer.err == nil {
 		c.peer.came += uint64(p.bytes)
+		if p.end {
+			c.peer.err = errClosed
+		}
 	}
 	if !p.whole {
 		return
