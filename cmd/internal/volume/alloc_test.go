@@ -53,20 +53,24 @@ func (p *pipe) Recv() (f wire.Frame, ok bool) {
 	return f, true
 }
 
+func (p *pipe) Received() uint64             { return uint64(p.head) }
+func (p *pipe) Acknowledged() (uint64, bool) { return uint64(p.peer.tail), p.peer.head == p.peer.tail }
+
 func (p *pipe) Err() error   { return nil }
 func (p *pipe) Close() error { return nil }
 func (p *pipe) Peer() string { return "pipe" }
 
 type oneConn struct{ c *pipe }
 
-func (n *oneConn) Dial() {}
-func (n *oneConn) Next() (mirror.Conn, error) {
+func (n *oneConn) Dial()        {}
+func (n *oneConn) DialControl() {}
+func (n *oneConn) Next() (mirror.Conn, bool, error) {
 	if n.c == nil {
-		return nil, nil
+		return nil, false, nil
 	}
 	c := n.c
 	n.c = nil
-	return c, nil
+	return c, false, nil
 }
 
 func testNode(t testing.TB, primary bool, c *pipe) (*mirror.Node, *dcd.Cache) {
