@@ -9,7 +9,8 @@ import (
 
 // dead says that the peer, or the way to it, counts as dead, or nil. A peer is heard when bytes come, on
 // either connection: a frame may take longer than it may be silent. A data connection is dead, too, when
-// what was sent over it is not taken there, and nothing comes, while the control connection lives.
+// what was sent over it is not taken there, and nothing comes, while the control connection lives. After
+// a goodbye on that what is still on its way is taken.
 func (s *session) dead() error {
 	n, now, limit := s.n, s.n.now.Mono, s.n.o.Timing.PeerDead
 	if b := s.conn.Received(); b != s.bytes {
@@ -20,6 +21,12 @@ func (s *session) dead() error {
 	}
 	if n.rx.isHeld {
 		s.excuse()
+	}
+	if s.bye != "" {
+		if now-s.heard > n.o.Timing.Heartbeat {
+			return errors.New(s.bye)
+		}
+		return nil
 	}
 	var err error
 	switch {
@@ -33,9 +40,6 @@ func (s *session) dead() error {
 		if now-s.moved > limit {
 			err = fmt.Errorf("the data connection carries nothing any more, for %s, although the peer is there", seconds(limit))
 		}
-	}
-	if err != nil && s.bye != "" {
-		err = errors.New(s.bye)
 	}
 	return err
 }

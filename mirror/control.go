@@ -65,7 +65,7 @@ func (c *control) taken(conn Conn, err error) {
 
 func (c *control) refuse(conn Conn, reason string) {
 	f := c.n.frameOf(wire.Goodbye)
-	f.Body = []byte(reason)
+	f.Body = []byte(reason[:min(len(reason), wire.MaxReason)])
 	conn.Send(f)
 	conn.Close()
 }
@@ -92,9 +92,12 @@ func (c *control) lost(err error) {
 	}
 }
 
-// close ends it with the session.
-func (c *control) close() {
-	if c.conn != nil {
+// close ends it with the session, and says why that ends.
+func (c *control) close(reason string) {
+	switch {
+	case c.up:
+		c.refuse(c.conn, reason)
+	case c.conn != nil:
 		c.conn.Close()
 	}
 	c.conn, c.up, c.dialing, c.nextDial, c.backoff, c.why = nil, false, false, 0, 0, ""
@@ -164,6 +167,7 @@ func (c *control) frame(f *wire.Frame) {
 		c.lost(fmt.Errorf("a frame of kind %d on the control connection", f.Kind))
 	case f.Term.Number < n.term().Number:
 		n.s.lost(fmt.Errorf("a frame of the older term %d", f.Term.Number))
+	case f.Kind == wire.Goodbye && n.s.bye != "":
 	case f.Kind == wire.Goodbye:
 		// What was sent before it on the data connection may still be on its way, and counts.
 		n.s.bye = fmt.Sprintf("the peer says: %s", f.Body[:min(len(f.Body), wire.MaxReason)])

@@ -173,7 +173,7 @@ func (s *session) lost(err error) {
 		return
 	}
 	s.conn.Close()
-	s.n.ctl.close()
+	s.n.ctl.close(err.Error())
 	was := s.up
 	if !was {
 		s.n.dialFailures++
@@ -189,7 +189,7 @@ func (s *session) lost(err error) {
 }
 
 func (s *session) close() {
-	s.n.ctl.close()
+	s.n.ctl.close("closed")
 	if s.conn != nil {
 		s.conn.Close()
 		s.conn = nil

@@ -11,13 +11,14 @@ import (
 
 // Net is a simulated network between two machines, 0 and 1. Side 1 listens, side 0 dials.
 type Net struct {
-	W     *blktest.World
-	MaxNs int64                         // longest delay
-	Cut   [2]bool                       // frames from that side do not get through: a one-way partition
-	Half  [2][2]bool                    // the same for one kind of connections: data, control
-	Room  int                           // frames that fit a connection
-	Rate  int64                         // bytes a second that a connection carries each way; 0: no bound
-	Tap   func(from int, f *wire.Frame) // sees each frame that is sent, if set
+	W      *blktest.World
+	MaxNs  int64                         // longest delay
+	Cut    [2]bool                       // frames from that side do not get through: a one-way partition
+	Half   [2][2]bool                    // the same for one kind of connections: data, control
+	Refuse [2]bool                       // attempts at connections of that kind fail
+	Room   int                           // frames that fit a connection
+	Rate   int64                         // bytes a second that a connection carries each way; 0: no bound
+	Tap    func(from int, f *wire.Frame) // sees each frame that is sent, if set
 
 	TapControl func(from int, f *wire.Frame) // sees those on control connections in its place, if set
 
@@ -99,15 +100,27 @@ func (s *Side) dial(kind int) {
 		if !s.up {
 			return
 		}
-		if !peer.up || n.cut(0, kind) || n.cut(1, kind) {
+		if !peer.up || n.cut(0, kind) || n.cut(1, kind) || n.Refuse[kind] {
 			s.next = append(s.next, arrival{kind: kind, err: errors.New("connection refused")})
 			return
 		}
-		a, b := &Conn{n: n, from: 0, kind: kind}, &Conn{n: n, from: 1, kind: kind}
-		a.peer, b.peer = b, a
-		s.live[kind], peer.live[kind] = a, b
-		s.next, peer.next = append(s.next, arrival{c: a, kind: kind}), append(peer.next, arrival{c: b, kind: kind})
+		a := n.connect(kind)
+		s.live[kind], peer.live[kind] = a, a.peer
+		s.next, peer.next = append(s.next, arrival{c: a, kind: kind}), append(peer.next, arrival{c: a.peer, kind: kind})
 	})
+}
+
+func (n *Net) connect(kind int) *Conn {
+	a, b := &Conn{n: n, from: 0, kind: kind}, &Conn{n: n, from: 1, kind: kind}
+	a.peer, b.peer = b, a
+	return a
+}
+
+// Visit gives the dialing end of a connection that side 1 accepts, beside those that side 0 makes.
+func (n *Net) Visit(kind int) *Conn {
+	a := n.connect(kind)
+	n.sides[1].next = append(n.sides[1].next, arrival{c: a.peer, kind: kind})
+	return a
 }
 
 func (n *Net) cut(from, kind int) bool { return n.Cut[from] || n.Half[from][kind] }
