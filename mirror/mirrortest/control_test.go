@@ -184,3 +184,29 @@ func TestOneConnectionIsHalfOpen(t *testing.T) {
 		}
 	}
 }
+
+// A mode that was sent earlier, and comes later on the other connection, does not count.
+func TestModeComesInAnyOrder(t *testing.T) {
+	p := NewTunedPair(7, mirror.Sync, t.Fatalf, func(o *mirror.Options) { o.Timing.PeerDead = 100_000_000 })
+	defer p.Free()
+	mode := func() mirror.Mode { return p.M[1].Node.Status().Mode }
+	p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync && p.M[1].Node.Status().Control })
+	p.Net.Half[0][Data] = true
+	late := p.Net.sides[0].live[Data]
+	p.until("a heartbeat is held up", func() bool { return late.flying > 0 })
+	for _, m := range []mirror.Mode{mirror.Async, mirror.SemiSync} {
+		p.M[0].Node.SetMode(m)
+		p.until("the mode is there", func() bool { return mode() == m })
+	}
+	p.Net.Half[0][Data] = false
+	p.until("the heartbeat is there", func() bool {
+		if mode() != mirror.SemiSync {
+			t.Fatalf("the mode is %v again", mode())
+		}
+		return late.flying == 0 && len(late.peer.in) == 0
+	})
+	p.turns(20)
+	if mode() != mirror.SemiSync || p.M[0].Node.Status().Sessions != 1 {
+		t.Errorf("%v after %d sessions", mode(), p.M[0].Node.Status().Sessions)
+	}
+}
