@@ -342,7 +342,7 @@ func (c *Conn) finish() {
 		return
 	}
 	c.freed = true
-	c.loop.Remove(c.id)
+	c.loop.Release(c.id) // nothing is in flight any more
 	unix.Close(int(c.fd))
 	unix.Munmap(c.all)
 	c.filling, c.flying, c.in, c.raw, c.joined = nil, nil, nil, nil, nil
