@@ -152,6 +152,12 @@ func printStatus(w io.Writer, s *volume.Status) {
 			row("encryption", "OFF: what is written crosses the network in the clear (--encrypt=off)")
 		}
 		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %g s, dead after %g s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
+		switch {
+		case s.Control:
+			row("control", "up: heartbeats wait behind no data")
+		case s.Connected:
+			row("control", "down, heartbeats go with the data: %s", s.ControlReason)
+		}
 		limit := "no limit"
 		if s.RateLimit > 0 {
 			limit = "at most " + volume.Bytes(s.RateLimit) + "/s"
