@@ -210,3 +210,23 @@ func TestModeComesInAnyOrder(t *testing.T) {
 		t.Errorf("%v after %d sessions", mode(), p.M[0].Node.Status().Sessions)
 	}
 }
+
+// With a peer of a version that has no control connection everything goes over the data connection.
+func TestWithoutControlConnection(t *testing.T) {
+	p := NewTunedPair(7, mirror.Sync, t.Fatalf, nil)
+	defer p.Free()
+	p.Net.Lacks = wire.FeatureControl
+	p.Net.TapControl = func(_ int, f *wire.Frame) { t.Errorf("a frame of kind %d on a control connection", f.Kind) }
+	status := func() mirror.Status { return p.M[0].Node.Status() }
+	p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
+	p.Load.Left = 100
+	p.until("the load ends", func() bool { return p.Load.Done() && status().RoundTripNanos > 0 })
+	p.turns(2000)
+	if s := status(); s.Control || s.ControlWhy != "the peer's version has none" || s.State != mirror.StateInSync {
+		t.Errorf("%s, control %v: %q", s.State, s.Control, s.ControlWhy)
+	}
+	p.Net.Cut[1] = true
+	p.until("it is noticed", func() bool { return !status().Connected })
+	p.Net.Cut[1] = false
+	p.until("in sync again", func() bool { return p.state(0) == mirror.StateInSync })
+}

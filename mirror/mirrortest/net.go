@@ -20,6 +20,7 @@ type Net struct {
 	Rate   int64                         // bytes a second that a connection carries each way; 0: no bound
 	Tap    func(from int, f *wire.Frame) // sees each frame that is sent, if set
 
+	Lacks      uint64                        // features that no hello offers: those of an older version's peer
 	TapControl func(from int, f *wire.Frame) // sees those on control connections in its place, if set
 
 	sides  [2]*Side
@@ -216,6 +217,12 @@ func (c *Conn) Send(f *wire.Frame) bool {
 	n := c.n
 	g := *f
 	g.Body = append([]byte(nil), f.Body...)
+	if n.Lacks != 0 && f.Kind == wire.Hello {
+		if h, err := wire.DecodeHello(f.Body); err == nil {
+			h.Offered &^= n.Lacks
+			g.Body = h.Encode()
+		}
+	}
 	n.Frames++
 	switch {
 	case c.kind == Control && n.TapControl != nil:
