@@ -108,3 +108,9 @@ func (s *session) modeAsOf(m Mode, sent int64) {
 
 // sealedBy notes what the primary is known to have.
 func (s *session) sealedBy(f *wire.Frame) { s.peerSealed = max(s.peerSealed, f.LSN) }
+
+// older reports whether a frame is of a primary that reigns no more. A secondary has agreed to this side's term
+// with the session, and says the one before until it is durable there.
+func (s *session) older(f *wire.Frame) bool {
+	return !s.n.primary && f.Term.Number < s.n.term().Number
+}

@@ -165,7 +165,7 @@ func (c *control) frame(f *wire.Frame) {
 		}
 	case !c.up || f.Kind != wire.Heartbeat && f.Kind != wire.Goodbye:
 		c.lost(fmt.Errorf("a frame of kind %d on the control connection", f.Kind))
-	case f.Term.Number < n.term().Number:
+	case n.s.older(f):
 		n.s.lost(fmt.Errorf("a frame of the older term %d", f.Term.Number))
 	case f.Kind == wire.Goodbye && n.s.bye != "":
 	case f.Kind == wire.Goodbye:

@@ -305,7 +305,7 @@ func (n *Node) receive() {
 
 // frame acts on one frame of a session that is established, or on its way to be.
 func (n *Node) frame(f *wire.Frame) {
-	if f.Kind != wire.Hello && f.Term.Number < n.term().Number && n.s.up {
+	if f.Kind != wire.Hello && n.s.up && n.s.older(f) {
 		n.s.lost(fmt.Errorf("a frame of the older term %d", f.Term.Number))
 		return
 	}
