@@ -114,15 +114,20 @@ func (c *control) kick() int64 {
 			return c.heard + dead + 1
 		}
 		c.lost(fmt.Errorf("nothing heard for %s", seconds(dead)))
-	case c.dialing:
+	}
+	if now >= c.dialAt() {
+		c.dialing = true
+		c.n.o.Net.DialControl()
+	}
+	return blk.Never // see redial
+}
+
+// dialAt is when the next attempt is due.
+func (c *control) dialAt() int64 {
+	if !c.offered() || c.conn != nil || c.dialing {
 		return blk.Never
 	}
-	if now < c.nextDial {
-		return c.nextDial
-	}
-	c.dialing = true
-	c.n.o.Net.DialControl()
-	return blk.Never
+	return c.nextDial
 }
 
 // look notices that bytes came.

@@ -259,7 +259,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	}
 	n.srv.kick()
 	n.give.kick()
-	wake = min(wake, n.lag.kick())
+	wake = min(wake, n.lag.kick(), n.s.redial())
 	if n.s.frames > 0 {
 		wake = now.Mono // frames are left over for want of room: they go on with the next batch's
 		n.s.frames = 0

@@ -87,16 +87,24 @@ func (s *session) kick() int64 {
 			return wake
 		}
 	}
-	if n.fenced || s.diverged != "" || s.dialing || n.apart {
-		return blk.Never
-	}
-	if now >= s.nextDial {
+	if now >= s.dialAt() {
 		s.dialing = true
 		n.o.Net.Dial()
+	}
+	return blk.Never // see redial
+}
+
+// dialAt is when the next attempt is due.
+func (s *session) dialAt() int64 {
+	n := s.n
+	if n.o.Net == nil || s.conn != nil || n.fenced || s.diverged != "" || s.dialing || n.apart {
 		return blk.Never
 	}
 	return s.nextDial
 }
+
+// redial is when a connection that is not there, or was lost in this batch, is dialed.
+func (s *session) redial() int64 { return min(s.dialAt(), s.n.ctl.dialAt()) }
 
 // again plans the next attempt: the wait doubles, with a part left to chance.
 func (s *session) again(err error) {

@@ -230,3 +230,26 @@ func TestWithoutControlConnection(t *testing.T) {
 	p.Net.Cut[1] = false
 	p.until("in sync again", func() bool { return p.state(0) == mirror.StateInSync })
 }
+
+// A connection that is lost is dialed again when its time comes, not when something else happens.
+func TestLostConnectionsAreDialedInTime(t *testing.T) {
+	const second = 1_000_000_000
+	for kind, name := range []string{"data", "control"} {
+		t.Run(name, func(t *testing.T) {
+			p := NewTunedPair(7, mirror.Sync, t.Fatalf, func(o *mirror.Options) { o.Timing.Heartbeat, o.Timing.PeerDead = 10*second, 50*second })
+			defer p.Free()
+			there := func() bool {
+				s := p.M[0].Node.Status()
+				return s.Connected && (kind == Data || s.Control)
+			}
+			p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync && there() })
+			p.turns(50)
+			p.Net.Refuse = [2]bool{true, true}
+			p.Net.Break(kind)
+			p.until("it is lost", func() bool { return !there() })
+			if wake := p.M[0].wake - p.W.Now; wake > second/100 {
+				t.Errorf("the next attempt is looked at in %d ns", wake)
+			}
+		})
+	}
+}
