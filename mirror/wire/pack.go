@@ -13,7 +13,9 @@ const (
 	FeatureZstd  uint64 = 1 << 1 // data frames compressed with Zstandard (RFC 8878)
 	FeatureSum   uint64 = 1 << 2 // segments without a checksum of the frame's
 
-	Features = FeatureElide | FeatureZstd | FeatureSum
+	FeatureControl uint64 = 1 << 12 // a second connection for heartbeats: it begins with a hello each way, with Session and Connection 1
+
+	Features = FeatureElide | FeatureZstd | FeatureSum | FeatureControl
 )
 
 // FlagOwnSum of a Segment frame: its body's only checksums are the segment's own, which whoever takes
