@@ -56,8 +56,8 @@ func TestControlConnection(t *testing.T) {
 		}
 		paths[0].lose(true)
 		p.until("the session moves", func() bool { return p.half[0].node.Status().Sessions == 2 && control(true)() })
-		if paths[1].made != 2 {
-			t.Errorf("%d connections over the other path", paths[1].made)
+		if n := paths[1].made; n < 2 || n > 3 {
+			t.Errorf("%d connections over the other path", n)
 		}
 	})
 }
