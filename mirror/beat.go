@@ -65,6 +65,7 @@ func (s *session) heartbeat() {
 	f := s.n.frameOf(wire.Heartbeat)
 	if s.n.primary {
 		f.Flags = uint8(s.n.o.Mode) << beatMode
+		s.n.addBacklog(f)
 	}
 	if s.n.ctl.up {
 		s.n.ctl.conn.Send(f)
@@ -84,6 +85,12 @@ const (
 // beat answers a heartbeat over the connection that it came on, so that the sender learns the round trip,
 // and takes an answer.
 func (n *Node) beat(f *wire.Frame, over Conn) {
+	if !n.primary {
+		if err := n.takeBacklog(f); err != nil {
+			n.s.lost(err)
+			return
+		}
+	}
 	if f.Flags&beatAnswer != 0 {
 		if over != n.s.conn || !n.ctl.up {
 			n.s.rtt = n.now.Mono - f.Sent
@@ -96,6 +103,9 @@ func (n *Node) beat(f *wire.Frame, over Conn) {
 	}
 	r := n.frameOf(wire.Heartbeat)
 	r.Flags, r.Sent = beatAnswer, f.Sent
+	if n.primary {
+		n.addBacklog(r)
+	}
 	over.Send(r)
 }
 

@@ -85,8 +85,12 @@ type Options struct {
 	Lost       bool // data disk or log is missing: the volume starts remote
 	Blank      bool // the log is missing too: the chain goes on where the peer's ends
 
-	// Keep is given each segment of a tail before it is cut.
-	Keep func(raw []byte)
+	// Asked is told that the peer asks for this primary's role, and how long it waits, in ns: see HandOver.
+	// It must not block. nil: roles are not swapped that way.
+	Asked func(wait int64)
+
+	// Keep is given each segment of a tail before it is given up, then nil: on return from that they are durable.
+	Keep func(raw []byte) error
 }
 
 // Node is one machine's half of a volume.
@@ -112,6 +116,10 @@ type Node struct {
 	give fetcher
 	pace pace
 	lag  lag
+	swap swap
+
+	behind  behind
+	backlog [wire.BacklogBytes]byte // see addBacklog
 
 	pack     wire.Packer
 	unpack   wire.Unpacker
@@ -133,7 +141,8 @@ type Node struct {
 	clearing     uint64 // ticket of the superblock that clears the marks
 	safeAt       uint64 // of the one that says that nothing was acknowledged alone, and that the peer lacks nothing
 	begun        int64
-	promoting    uint64
+	promoting    uint64 // ticket of a new term that must be durable before this side serves; 0: none
+	claimed      bool   // and its owner must have noted the role: see Claim
 	draining     bool
 	resyncPaused bool // by the user
 	apart        bool // disconnected by the user
@@ -218,6 +227,9 @@ func (n *Node) serve(reason string) {
 	}
 	n.ready = true
 	n.cache.Hold(false)
+	if n.marks()&seglog.Demoted != 0 { // it ended on the way to that, and nobody was promoted
+		n.log.Update(func(s *seglog.Super) { s.Marks = s.Marks&^seglog.Demoted | seglog.HasPeer })
+	}
 	n.event("volume", "starting", "serving", reason)
 	switch {
 	case !n.hasPeer():
@@ -231,7 +243,7 @@ func (n *Node) serve(reason string) {
 }
 
 // Ready reports whether a primary serves its client.
-func (n *Node) Ready() bool { return n.ready && !n.fenced }
+func (n *Node) Ready() bool { return n.ready && !n.fenced && !n.swap.handed }
 
 // Device is what the client's requests go to.
 func (n *Node) Device() blk.Device { return n.cache }
@@ -251,7 +263,9 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	}
 	wake := n.s.kick()
 	n.receive()
-	if n.primary {
+	if n.swap.handed {
+		// Nothing of a primary's is done any more, and nothing of a secondary's here.
+	} else if n.primary {
 		wake = min(wake, n.policy())
 	} else {
 		n.rx.follow()

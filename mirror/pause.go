@@ -8,7 +8,7 @@ var errApart = errors.New("disconnected by the user")
 // The stream of writes goes on either way.
 func (n *Node) PauseResync(on bool) { n.resyncPaused = on }
 
-// shut is why no session is made, or nil.
+// shut is why there is no session, or nil.
 func (n *Node) shut() error {
 	switch {
 	case n.apart:
@@ -17,6 +17,14 @@ func (n *Node) shut() error {
 		return n.failed
 	}
 	return nil
+}
+
+// unmet is why no new session is made, or nil.
+func (n *Node) unmet() error {
+	if n.swap.handed {
+		return errHanded
+	}
+	return n.shut()
 }
 
 // Disconnect ends the session, and makes none until it is taken back. To a primary the peer is away.

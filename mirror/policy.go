@@ -23,7 +23,7 @@ func (n *Node) policy() (wake int64) {
 	case n.fenced:
 		return wake
 	case n.promoting > 0:
-		if n.log.Updated() < n.promoting {
+		if n.log.Updated() < n.promoting || n.claimed {
 			return wake
 		}
 		n.promoting = 0
@@ -142,7 +142,8 @@ func (n *Node) sessionLost(err error) {
 	n.lag.down(err)
 	n.fill.asked = false
 	n.remoteAsked = false
-	if !n.primary {
+	n.swap.wanted = false
+	if !n.primary || n.swap.handed {
 		return
 	}
 	if n.ready && n.bound && !n.remoteMode {
@@ -152,8 +153,8 @@ func (n *Node) sessionLost(err error) {
 
 // sessionUp is told when a primary's session is agreed upon.
 func (n *Node) sessionUp(v Verdict) {
-	if n.o.Blank || n.o.Lost && !n.ready {
-		return // watchDisks goes on
+	if n.o.Blank || n.o.Lost && !n.ready || n.promoting > 0 {
+		return // watchDisks goes on, or the policy once the new term is durable
 	}
 	if !n.ready {
 		n.serve("the peer was asked first: " + v.String())
@@ -240,37 +241,4 @@ func (n *Node) progressed(f *wire.Frame) {
 		return
 	}
 	n.full.reached(r.Offset + r.Length)
-}
-
-// Promote makes a secondary the primary. Its term is durable before it serves.
-func (n *Node) Promote(force bool) error {
-	m := n.marks()
-	switch {
-	case n.primary:
-		return errors.New("this is the primary already")
-	case n.failed != nil:
-		return fmt.Errorf("this copy cannot go on: %w", n.failed)
-	case n.log.Super().Volume == seglog.UUID{}:
-		return errors.New("this secondary has never met its primary: there is nothing to promote")
-	case m&seglog.NeedsRefill != 0:
-		return errors.New("this machine's disk missed writes while it was the primary: promoting it would give old data; bring the other one back")
-	case m&seglog.Inconsistent != 0:
-		return errors.New("this copy is incomplete (a full sync did not finish): promoting it would give a mixture of old and new data; bring the primary back")
-	case n.s.up && !force:
-		return errors.New("the primary is connected and alive: stop it there first, or say --force")
-	}
-	n.s.goodbye("this side was promoted")
-	n.s.lost(errors.New("promoted"))
-	n.primary = true
-	n.cache.Follow(false)
-	n.cache.Hold(true)
-	n.promoting = n.log.Update(func(s *seglog.Super) {
-		s.Term = seglog.Term{Number: s.Term.Number + 1, ID: n.o.Random() | 1}
-		s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead
-	})
-	// The old primary had everything that is not in this log any more: it was declared durable there.
-	n.ship.close()
-	n.ship.open(n.oldest() - 1)
-	n.event("role", "secondary", "primary", fmt.Sprintf("promoted at LSN %d, term %d", n.log.Sealed(), n.term().Number))
-	return nil
 }

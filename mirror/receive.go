@@ -163,11 +163,22 @@ func (x *receiver) keep(lsn seglog.LSN) error {
 	if n.o.Keep == nil || lsn >= n.log.Sealed() {
 		return nil
 	}
-	bad, err := n.log.Scan("keep", lsn, n.o.Drive, func(s *seglog.Segment) { n.o.Keep(s.Raw) })
-	if bad != nil {
-		n.event("log", "", "part of what is given up cannot be kept", bad.Error())
+	var failed error
+	bad, err := n.log.Scan("keep", lsn, n.o.Drive, func(s *seglog.Segment) {
+		if failed == nil {
+			failed = n.o.Keep(s.Raw)
+		}
+	})
+	if failed == nil {
+		failed = n.o.Keep(nil)
 	}
-	return err
+	if bad != nil {
+		n.event("log", "", "part of what is given up cannot be read, and kept", bad.Error())
+	}
+	if failed != nil {
+		failed = fmt.Errorf("keep what is given up: %w", failed)
+	}
+	return errors.Join(failed, err)
 }
 
 // cut removes a tail that was never acknowledged, durably, after it was kept aside.
@@ -178,7 +189,7 @@ func (x *receiver) cut(after seglog.LSN) error {
 		return err
 	}
 	if err := x.keep(after); err != nil {
-		return err
+		n.event("log", "", "what is cut is not kept", err.Error()) // nobody was told that it was written
 	}
 	return n.cache.Cut(after, n.o.Drive)
 }

@@ -73,7 +73,11 @@ func (n *Node) takeBack() {
 
 // mark is the secondary's: it makes a fact durable and says so.
 func (n *Node) mark(f *wire.Frame) {
-	if n.primary {
+	switch {
+	case n.primary && f.Flags == wire.FactSwap:
+		n.roleWanted(f)
+		return
+	case n.primary:
 		n.s.lost(errors.New("a fact for a primary"))
 		return
 	}
@@ -112,6 +116,12 @@ func (n *Node) markDone(f *wire.Frame) {
 		n.fill.gone, n.askedRefill = n.fill.asked, n.remoteAsked
 	case wire.FactEnd:
 		n.drained = true
+	case wire.FactSwap:
+		n.granted(f)
+	case wire.FactKeep:
+		if n.swap.asked {
+			n.keeps(string(f.Body[:min(len(f.Body), wire.MaxReason)]))
+		}
 	}
 }
 

@@ -3,8 +3,10 @@ package mirror
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/robib-ublk/robib/dcd/seglog"
+	"github.com/robib-ublk/robib/mirror/wire"
 )
 
 // Level reports whether the peer has everything durably, and how many segments it lacks.
@@ -29,16 +31,23 @@ func (n *Node) Demote() (ticket uint64, err error) {
 	case n.remoteMode:
 		return 0, errors.New("the volume is remote: its own disk or log is lost here; promote the peer")
 	}
+	n.cache.Hold(true) // nothing is sealed any more, no session made, and no mark changed that the next life goes by
 	n.cache.Refuse(true)
 	level, _ := n.Level()
+	n.swap = swap{handed: true}
 	n.s.goodbye("this side was demoted")
 	n.s.lost(errors.New("demoted"))
 	n.event("role", "primary", "secondary", fmt.Sprintf("demoted at LSN %d, term %d", n.log.Sealed(), n.term().Number))
+	return n.demoted(level), nil
+}
+
+// demoted says in the log that this primary is none any more; level: whatever it acknowledged is on both sides.
+func (n *Node) demoted(level bool) (ticket uint64) {
 	return n.log.Update(func(s *seglog.Super) {
 		if AsDemoted(s); level {
-			s.Marks &^= seglog.Ahead // whatever it acknowledged is on both sides
+			s.Marks &^= seglog.Ahead
 		}
-	}), nil
+	})
 }
 
 // AsDemoted turns a primary's superblock into that of a secondary which was one.
@@ -46,9 +55,74 @@ func AsDemoted(s *seglog.Super) {
 	s.Marks = s.Marks&(seglog.Ahead|seglog.NeedsRefill) | seglog.Demoted
 }
 
+var errConnected = errors.New("the primary is connected and alive: stop it there first, or say --force")
+
+// mayPromote is why this secondary must not become the primary, whoever says so.
+func (n *Node) mayPromote() error {
+	m := n.marks()
+	switch {
+	case n.primary:
+		return errors.New("this is the primary already")
+	case n.failed != nil:
+		return fmt.Errorf("this copy cannot go on: %w", n.failed)
+	case n.log.Super().Volume == seglog.UUID{}:
+		return errors.New("this secondary has never met its primary: there is nothing to promote")
+	case m&seglog.NeedsRefill != 0:
+		return errors.New("this machine's disk missed writes while it was the primary: promoting it would give old data; bring the other one back")
+	case m&seglog.Inconsistent != 0:
+		return errors.New("this copy is incomplete (a full sync did not finish): promoting it would give a mixture of old and new data; bring the primary back")
+	}
+	return nil
+}
+
+// Promote makes a secondary the primary whose own primary is gone or, with force, shall be. Its term is
+// durable before it serves. AskRole is for a primary that is there.
+func (n *Node) Promote(force bool) error {
+	err := n.Claim(force)
+	n.Begin()
+	return err
+}
+
+// Claim is Promote, but that the node serves nobody, and adds nothing to the log, before Begin: an owner
+// that keeps a note of the role writes it once Claimed, and if it dies before, nothing has come of it.
+func (n *Node) Claim(force bool) error {
+	if err := n.mayPromote(); err != nil {
+		return err
+	}
+	if n.s.up && !force {
+		return errConnected
+	}
+	n.promote("by the user")
+	return nil
+}
+
+// Claimed reports whether the term of a primary that waits for Begin is durable.
+func (n *Node) Claimed() bool { return n.claimed && n.log.Updated() >= n.promoting }
+
+// Begin lets a primary serve that claimed its role, by itself or upon AskRole.
+func (n *Node) Begin() { n.claimed = false }
+
+func (n *Node) promote(why string) {
+	n.swap = swap{}
+	n.s.goodbye("this side was promoted")
+	n.s.lost(errors.New("promoted"))
+	n.primary, n.claimed = true, true
+	n.cache.Follow(false)
+	n.cache.Hold(true)
+	n.promoting = n.log.Update(func(s *seglog.Super) {
+		s.Term = seglog.Term{Number: s.Term.Number + 1, ID: n.o.Random() | 1}
+		s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead
+	})
+	// The old primary had everything that is not in this log any more: it was declared durable there.
+	n.ship.close()
+	n.ship.open(n.oldest() - 1)
+	n.event("role", "secondary", "primary", fmt.Sprintf("promoted at LSN %d, term %d: %s", n.log.Sealed(), n.term().Number, why))
+}
+
 // Missing is what a promoted copy may lack of what the lost primary had.
 type Missing struct {
 	From, To     seglog.LSN // segments that the primary is known to have sealed and this side lacks; To 0: none
+	Bytes        int64      // of log in them, at most; 0: not known
 	SilentNanos  int64      // since the primary was last heard
 	Acknowledged bool       // in async and semisync some of them, and what came after, may have been acknowledged
 }
@@ -60,7 +134,48 @@ func (n *Node) Missing() Missing {
 		m.SilentNanos = n.now.Mono - n.s.heard
 	}
 	if n.s.peerSealed > n.log.Sealed() {
-		m.From, m.To = n.log.Sealed()+1, n.s.peerSealed
+		m.From, m.To, m.Bytes = n.log.Sealed()+1, n.s.peerSealed, n.behind.lacks(n.log)
 	}
 	return m
+}
+
+// behind is what the primary last said of what it does not know to be durable here.
+type behind struct {
+	wire.Backlog
+	block int64 // that its log pads segments to, in bytes
+}
+
+// lacks is how much of it this log does not hold, in bytes of the primary's log.
+func (b *behind) lacks(l *seglog.Log) int64 {
+	if b.block == 0 {
+		return 0
+	}
+	left := int64(min(b.Bytes, math.MaxInt64))
+	for lsn := max(b.From, l.First()); lsn <= l.Sealed(); lsn++ {
+		s, _ := l.Lookup(lsn)
+		left -= (int64(s.Bytes) + b.block - 1) / b.block * b.block
+	}
+	return max(left, 0)
+}
+
+// takeBacklog is the secondary's: it takes what a heartbeat says beside itself.
+func (n *Node) takeBacklog(f *wire.Frame) error {
+	if len(f.Body) == 0 {
+		return nil // an older primary
+	}
+	l, err := wire.DecodeBacklog(f.Body)
+	if err != nil {
+		return err
+	}
+	n.behind = behind{l, max(int64(n.s.hello.LogBlock), 1)}
+	return nil
+}
+
+// addBacklog is the primary's: it says in a heartbeat what the peer may lack, if the peer understands it.
+func (n *Node) addBacklog(f *wire.Frame) {
+	if n.s.hello.Offered&wire.FeatureLag == 0 {
+		return
+	}
+	wire.Backlog{From: n.lag.level() + 1, Bytes: uint64(n.lag.inLog())}.Put(n.backlog[:])
+	f.Body = n.backlog[:]
 }

@@ -60,7 +60,7 @@ func (s *session) kick() int64 {
 			break
 		}
 		s.dialing = s.dialing && control
-		if why := n.shut(); why != nil {
+		if why := n.unmet(); why != nil {
 			switch {
 			case c == nil:
 			case control:
@@ -105,7 +105,7 @@ func (s *session) kick() int64 {
 // dialAt is when the next attempt is due.
 func (s *session) dialAt() int64 {
 	n := s.n
-	if n.o.Net == nil || s.conn != nil || n.fenced || s.dialing || n.shut() != nil {
+	if n.o.Net == nil || s.conn != nil || n.fenced || s.dialing || n.unmet() != nil {
 		return blk.Never
 	}
 	return s.nextDial
@@ -148,6 +148,9 @@ func (n *Node) myHello() wire.HelloMsg {
 		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
 		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
 	h.Discard = n.o.Discard && !n.primary
+	if n.o.Asked != nil && n.primary {
+		h.Offered |= wire.FeatureSwap
+	}
 	// A disk that missed writes which no log here has is as good as a new one.
 	h.New = !n.primary && (sup.Volume == seglog.UUID{} || sup.Marks&seglog.NeedsRefill != 0)
 	h.First.LSN = n.oldest()
@@ -256,6 +259,10 @@ func (s *session) gotHello(f *wire.Frame) error {
 	n := s.n
 	n.pack.Begin(h.Offered)
 	if !n.primary {
+		if n.heldBy(&h) {
+			n.promote("the primary had handed its role over when the session was lost")
+			return nil
+		}
 		s.id = h.Session
 		if !h.Primary {
 			s.goodbye("this side is a secondary too: promote one")
@@ -461,6 +468,10 @@ func (s *session) gotDecision(f *wire.Frame) error {
 	}
 	s.up, s.since, s.backoff, s.diverged = true, n.now.Mono, 0, ""
 	s.sessions++
+	n.behind = behind{}
+	if n.swap.asked {
+		n.keeps(errSwapLost.Error() + ", and the primary goes on as one")
+	}
 	n.event("session", "connecting", "up", d.Reason)
 	return nil
 }

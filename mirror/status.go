@@ -106,6 +106,8 @@ func (n *Node) word() (state, why string) {
 	switch {
 	case n.failed != nil:
 		return StateFailed, n.failed.Error()
+	case n.swap.handed:
+		return n.state, n.reason
 	case n.fenced:
 		return StateFenced, "a newer term reigns"
 	case n.s.diverged != "":

@@ -38,6 +38,7 @@ var vmBatches = []struct {
 	{"./cmd/lab/e2e", "^(TestFioKills|TestSecondaryKilled|TestFioLinkCut|TestReplaceDisk|TestReplaceLog)$", 0},
 	{"./cmd/lab/e2e", "^(TestExt4)$", 0},
 	{"./cmd/lab/e2e", "^(TestXFS|TestDataDisks|TestSwapRoles|TestOldPrimaryReturns)$", 0},
+	{"./cmd/lab/e2e", "^(TestSwapTwentyTimes|TestSwapUnderKills)$", 0},
 	{"./cmd/lab/e2e", "^(TestLatency|TestMetrics)$", 1},
 	{"./cmd/lab/e2e", "^TestLatencyExact", counted},
 	{"./cmd/lab/e2e", "^TestLatencyQueues$", inTurn},

@@ -17,6 +17,7 @@ import (
 type LogCmd struct {
 	Check  LogCheckCmd  `cmd:"" help:"Verify every checksum of a log and say what it holds; changes nothing."`
 	Dump   LogDumpCmd   `cmd:"" help:"Print every segment of a log, and with --records what it holds."`
+	Kept   LogKeptCmd   `cmd:"" help:"List what was given up of logs (--discard-my-data, a tail that was cut), and with --records each write."`
 	Rescue LogRescueCmd `cmd:"" help:"Write what can be read of a damaged log to its data disk; without --write say what that is."`
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/cmd/internal/volume"
@@ -11,29 +12,47 @@ import (
 
 // PromoteCmd makes a secondary the primary.
 type PromoteCmd struct {
-	Name  string `arg:"" help:"The volume."`
-	Force bool   `help:"Although the primary is connected."`
+	Name    string        `arg:"" help:"The volume."`
+	Force   bool          `help:"Without asking a primary that is connected: what only it has then stays behind."`
+	Timeout time.Duration `default:"30s" help:"How long a connected primary may take to hand its role over, 1s to 1h." placeholder:"DURATION"`
 }
 
-// Run asks the volume's server.
+// Run asks the volume's server, and that its primary where one is connected.
 func (p *PromoteCmd) Run(cli *CLI) error {
+	if p.Timeout < time.Second || p.Timeout > volume.MaxSwapWait {
+		return volume.Usagef("--timeout %v: 1s to %v", p.Timeout, volume.MaxSwapWait)
+	}
 	var r volume.Promoted
-	if err := do(p.Name, "promote", control.Args{Force: p.Force}, &r); err != nil {
+	if err := do(p.Name, "promote", control.Args{Force: p.Force, WaitMillis: p.Timeout.Milliseconds()}, &r); err != nil {
 		return err
 	}
 	return cli.print(r, func(w io.Writer) error {
 		fmt.Fprintf(w, "%s: this machine is the primary now, as of LSN %d\n", p.Name, r.LSN)
-		switch {
-		case r.MissingTo > 0 && r.MayMiss:
-			fmt.Fprintf(w, "\tnot here: LSN %d to %d, and what followed in the %.1f s since the old primary was heard; some of it may have been acknowledged\n", r.MissingFrom, r.MissingTo, r.SilentSeconds)
-		case r.MissingTo > 0:
-			fmt.Fprintf(w, "\tnot here: LSN %d to %d, which were never acknowledged (sync)\n", r.MissingFrom, r.MissingTo)
-		case r.MayMiss:
-			fmt.Fprintf(w, "\tmay be missing: what the old primary wrote in the %.1f s since it was heard\n", r.SilentSeconds)
+		if l := lost(&r); l != "" {
+			fmt.Fprintf(w, "\t%s\n", l)
 		}
 		_, err := fmt.Fprintf(w, "%s: live\n", r.Device)
 		return err
 	})
+}
+
+// lost says what a promoted copy may lack.
+func lost(r *volume.Promoted) string {
+	known := fmt.Sprintf("LSN %d to %d", r.MissingFrom, r.MissingTo)
+	if r.MissingBytes > 0 {
+		known += fmt.Sprintf(" (at most %s of log)", volume.Bytes(r.MissingBytes))
+	}
+	switch {
+	case r.Planned:
+		return "the old primary handed its role over and follows: nothing is lost"
+	case r.MissingTo > 0 && r.MayMiss:
+		return fmt.Sprintf("not here: %s, and what followed in the %.1f s since the old primary was heard; some of it may have been acknowledged", known, r.SilentSeconds)
+	case r.MissingTo > 0:
+		return fmt.Sprintf("not here: %s, which were never acknowledged (sync)", known)
+	case r.MayMiss:
+		return fmt.Sprintf("may be missing: what the old primary wrote in the %.1f s since it was heard", r.SilentSeconds)
+	}
+	return ""
 }
 
 // DemoteCmd makes a primary a secondary.

@@ -32,6 +32,7 @@ type Pair struct {
 	W      *blktest.World
 	Net    *Net
 	M      [2]*Machine
+	At     int // which of them is the primary, or was the last one
 	Mode   mirror.Mode
 	Oracle *blktest.Oracle
 	Load   *blktest.Workload
@@ -40,6 +41,13 @@ type Pair struct {
 
 	ErrorsOK bool                  // of the client's requests, in lives to come
 	Tune     func(*mirror.Options) // of each life of a node, if set
+	Reattach bool                  // lives to come take a dead server's place
+
+	// Asked is told that machine i is asked for its role, and how long the other one waits; nil: roles are
+	// not swapped that way.
+	Asked      func(i int, wait int64)
+	OnePrimary bool // the two must never be primaries at once
+	hand       *handing
 
 	sealed map[seglog.LSN][]rec // what the primary sealed, for the order of writes
 	last   seglog.LSN
@@ -58,17 +66,20 @@ func NewPair(seed uint64, mode mirror.Mode, fail func(string, ...any)) *Pair {
 
 // NewTunedPair is NewPair with options changed by tune.
 func NewTunedPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options)) *Pair {
-	return newPair(seed, mode, fail, tune, seglog.PeerNeedsFullSync)
+	return newPair(seed, mode, fail, tune, seglog.PeerNeedsFullSync, false)
 }
 
 // NewCleanPair is NewTunedPair where the secondary's disk is taken for equal: it gets what is written.
 func NewCleanPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options)) *Pair {
-	return newPair(seed, mode, fail, tune, seglog.AssumedClean)
+	return newPair(seed, mode, fail, tune, seglog.AssumedClean, false)
 }
 
-func newPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options), mark seglog.Marks) *Pair {
+func newPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options), mark seglog.Marks, swaps bool) *Pair {
 	w := blktest.NewWorld(seed)
 	p := &Pair{W: w, Net: NewNet(w, 300_000), Mode: mode, Oracle: blktest.NewOracle(DiskBytes), Fail: fail, Tune: tune, sealed: map[seglog.LSN][]rec{}}
+	if swaps {
+		p.takesOver()
+	}
 	for i := range p.M {
 		m := &Machine{Num: i, Primary: i == 0, Data: blktest.NewDisk(w, fmt.Sprint("data", i), DiskBytes, 200_000), Log: blktest.NewDisk(w, fmt.Sprint("log", i), LogBytes, 60_000)}
 		m.Data.SetInfo(func(d *blk.Info) { d.Discard, d.WriteZeroes = (seed>>i)%2 == 0, (seed>>i)%2 == 0 })
@@ -104,6 +115,10 @@ func (p *Pair) Start(i int) {
 		},
 		Sync:   mirror.SyncSizes{Block: 16 << 10, Step: 48 << 10},
 		Timing: mirror.Timing{Heartbeat: 2e6, PeerDead: 10e6, Backoff: 5e5, BackoffTo: 4e6, StartWait: 30e6, Remote: 50e6, Ship: 3e5}}
+	if p.Asked != nil {
+		o.Asked = func(wait int64) { p.Asked(i, wait) }
+	}
+	o.Reattached = p.Reattach && m.Primary
 	if p.Tune != nil {
 		p.Tune(&o)
 	}
@@ -115,13 +130,20 @@ func (p *Pair) Start(i int) {
 	m.Cache, m.Node, m.wake = c, n, 0
 	p.all = append(p.all, &Machine{Cache: c, Node: n})
 	if m.Primary {
-		p.forget(c.Log().Sealed())
-		p.last = c.Log().Sealed()
-		p.Load = blktest.NewWorkload(p.W, blktest.NewCheck(n.Device(), p.Fail), p.Oracle, 8, p.Fail)
-		p.Load.MaxBytes = 6 << 10
-		p.Load.ErrorsOK = p.ErrorsOK
-		p.Load.Discards, p.Load.Zeroes, p.Load.MaxZero = 3, 2, 64<<10
+		p.attach(i)
 	}
+}
+
+// attach gives machine i's device a client: what another primary had more is no part of the history.
+func (p *Pair) attach(i int) {
+	c, n := p.M[i].Cache, p.M[i].Node
+	p.At = i
+	p.forget(c.Log().Sealed())
+	p.last = c.Log().Sealed()
+	p.Load = blktest.NewWorkload(p.W, blktest.NewCheck(n.Device(), p.Fail), p.Oracle, 8, p.Fail)
+	p.Load.MaxBytes = 6 << 10
+	p.Load.ErrorsOK = p.ErrorsOK
+	p.Load.Discards, p.Load.Zeroes, p.Load.MaxZero = 3, 2, 64<<10
 }
 
 // Free gives back the memory of every life. The world must not move any more.
@@ -166,6 +188,12 @@ func (p *Pair) Turn() bool {
 			p.note(i)
 		}
 	}
+	if p.hand != nil && !p.hand.turn() {
+		p.hand = nil
+	}
+	if p.OnePrimary {
+		p.one()
+	}
 	if p.W.Steps%8 == 0 {
 		if err := p.safe(); err != nil {
 			p.Fail("%v", err)
@@ -177,6 +205,14 @@ func (p *Pair) Turn() bool {
 		return true
 	}
 	return p.W.Turn(wake)
+}
+
+// one fails when both machines are primaries, or would start as such.
+func (p *Pair) one() {
+	a, b := p.M[0], p.M[1]
+	if a.Primary && b.Primary || a.Node != nil && b.Node != nil && a.Node.Ready() && b.Node.Ready() {
+		p.Fail("both machines are primaries")
+	}
 }
 
 // safe says whether what either takes to be durable on the other one is.

@@ -12,21 +12,20 @@ import (
 func TestPlantedBugsAreCaught(t *testing.T) {
 	defer func() { mirror.Plant = "" }()
 	for _, bug := range planted {
-		mirror.Plant = bug
-		caught := false
-		for seed := uint64(0); seed < 2000 && !caught; seed++ {
-			p, err := run(seed, mirror.Sync)
-			if err != nil {
-				t.Logf("%s: %.160s", bug, err.Error())
-				caught = true
+		t.Run(bug, func(t *testing.T) {
+			mirror.Plant = bug
+			for seed := range uint64(2000) {
+				p, err := run(seed, mirror.Sync, seed%2 == 1)
+				if p != nil {
+					p.Free()
+				}
+				if err != nil {
+					t.Logf("%.160s", err.Error())
+					return
+				}
 			}
-			if p != nil {
-				p.Free()
-			}
-		}
-		if !caught {
-			t.Errorf("%s went unnoticed in 2,000 seeds", bug)
-		}
+			t.Error("it went unnoticed in 2,000 seeds")
+		})
 	}
 }
 

@@ -28,8 +28,8 @@ func (p *Pair) newDisk() *blktest.Disk {
 // replaceDisk loses the primary's data disk under load, or has the user give a good one up, and puts
 // a new one in its place, with crashes and cuts at any time. It may return before the new disk is full.
 func (p *Pair) replaceDisk() {
-	p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
-	m := p.M[0]
+	p.until("in sync", func() bool { return p.state(p.At) == mirror.StateInSync })
+	m := p.M[p.At]
 	// While the volume is remote a peer that is away for long is an error.
 	p.ErrorsOK, p.Load.ErrorsOK = true, true
 	died := p.W.Rand.IntN(2) == 0
@@ -37,7 +37,7 @@ func (p *Pair) replaceDisk() {
 		m.Data.Dead = true
 		p.until("remote", func() bool {
 			p.Load.Left = max(p.Load.Left, 5)
-			return p.state(0) == mirror.StateRemote
+			return p.state(p.At) == mirror.StateRemote
 		})
 		p.trouble(false)
 	}
@@ -53,7 +53,7 @@ func (p *Pair) replaceDisk() {
 	})
 	m.Data, m.Gone = p.newDisk(), false
 	p.refill()
-	for n := p.W.Rand.IntN(4000); n > 0 && p.state(0) == mirror.StateRemote; n-- {
+	for n := p.W.Rand.IntN(4000); n > 0 && p.state(p.At) == mirror.StateRemote; n-- {
 		if p.W.Rand.IntN(10) == 0 {
 			p.Load.Left = max(p.Load.Left, 5)
 		}
@@ -67,14 +67,14 @@ func (p *Pair) replaceDisk() {
 	}
 	p.until("live again", func() bool {
 		p.refill()
-		return p.state(0) != mirror.StateRemote && m.Node.Ready()
+		return p.state(p.At) != mirror.StateRemote && m.Node.Ready()
 	})
 }
 
 // refill begins to fill the new disk, unless that is under way: a crash may have come before the log knew.
 func (p *Pair) refill() {
-	if n := p.M[0].Node; n.Replaceable() && n.Status().RefillTotal == 0 {
-		if err := n.Refill(p.M[0].Data); err != nil {
+	if n := p.M[p.At].Node; n.Replaceable() && n.Status().RefillTotal == 0 {
+		if err := n.Refill(p.M[p.At].Data); err != nil {
 			fail("refill: %v", err)
 		}
 	}
@@ -82,8 +82,8 @@ func (p *Pair) refill() {
 
 // replaceLog loses the primary's log under load and has the next life begin with a new one.
 func (p *Pair) replaceLog() {
-	p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
-	m := p.M[0]
+	p.until("in sync", func() bool { return p.state(p.At) == mirror.StateInSync })
+	m := p.M[p.At]
 	p.ErrorsOK, p.Load.ErrorsOK = true, true
 	// What async has acknowledged and not sent would go with the log.
 	p.until("level", func() bool {
@@ -93,7 +93,7 @@ func (p *Pair) replaceLog() {
 	m.Log.Dead = true
 	p.until("remote", func() bool {
 		p.Load.Left = max(p.Load.Left, 5)
-		return p.state(0) == mirror.StateRemote
+		return p.state(p.At) == mirror.StateRemote
 	})
 	if p.W.Rand.IntN(3) == 0 {
 		m.Data.Dead = true // both of them
@@ -107,8 +107,8 @@ func (p *Pair) replaceLog() {
 		case 0:
 			p.Net.Break(Data)
 		case 1:
-			p.Crash(1)
-			p.Start(1)
+			p.Crash(1 - p.At)
+			p.Start(1 - p.At)
 		}
 	}
 	p.Load.Left = max(p.Load.Left, p.W.Rand.IntN(9))
@@ -138,11 +138,11 @@ func (p *Pair) replaceLog() {
 	// With the log the data disk may have gone: what it lacked lay there.
 	died := s.Marks&seglog.NeedsRefill != 0
 	m.Gone = m.Data.Dead
-	p.Crash(0)
+	p.Crash(p.At)
 	m.Log, p.Load = log, nil
-	p.Start(0)
+	p.Start(p.At)
 	p.until("the primary serves again", func() bool { return m.Node.Ready() })
-	if err := p.Oracle.Pin(p.readAll(0), 0); err != nil {
+	if err := p.Oracle.Pin(p.readAll(p.At), 0); err != nil {
 		fail("with a new log: %v", err)
 	}
 	p.Events = append(p.Events, fmt.Sprintf("%d: 0 serves with a new log", p.W.Now))
@@ -152,7 +152,7 @@ func (p *Pair) replaceLog() {
 	p.until("the user may replace the disk, too", func() bool { return m.Node.Replace() == nil && m.Node.Replaceable() })
 	m.Data, m.Gone = p.newDisk(), false
 	p.refill()
-	p.until("live again", func() bool { return p.state(0) != mirror.StateRemote })
+	p.until("live again", func() bool { return p.state(p.At) != mirror.StateRemote })
 }
 
 // trouble now and then breaks or cuts the link, or crashes a machine, while the volume is remote.
@@ -165,14 +165,14 @@ func (p *Pair) trouble(more bool) {
 			p.Turn()
 		}
 	}
-	m := p.M[0]
+	m := p.M[p.At]
 	both := p.W.Rand.IntN(3)
 	if p.W.Rand.IntN(2) == 0 {
 		// Slow logs: what is on its way is durable on one side, or nowhere, for long.
 		until := p.W.Now + p.W.Rand.Int64N(3_000_000)
 		m.Log.StuckUntil(until)
 		if p.W.Rand.IntN(2) == 0 {
-			p.M[1].Log.StuckUntil(until)
+			p.M[1-p.At].Log.StuckUntil(until)
 			both = 0
 		}
 		p.Load.Left = max(p.Load.Left, 5)
@@ -186,25 +186,25 @@ func (p *Pair) trouble(more bool) {
 		turns(600)
 		p.Net.Cut = [2]bool{}
 	case 2, 3:
-		p.Crash(1)
+		p.Crash(1 - p.At)
 		turns(300)
-		p.Start(1)
+		p.Start(1 - p.At)
 	default:
 		dead := m.Data.Dead
 		if both == 0 {
-			p.Crash(1)
-			p.Crash(0)
-			p.Start(1)
+			p.Crash(1 - p.At)
+			p.Crash(p.At)
+			p.Start(1 - p.At)
 		} else {
-			p.Crash(0)
+			p.Crash(p.At)
 		}
 		p.Load = nil
 		turns(100)
 		// A disk that died is gone, or comes back as it was then.
 		m.Gone = dead && p.W.Rand.IntN(2) == 0
-		p.Start(0)
+		p.Start(p.At)
 		p.until("the primary serves again", func() bool { return m.Node.Ready() })
-		if err := p.Oracle.Pin(p.readAll(0), 0); err != nil {
+		if err := p.Oracle.Pin(p.readAll(p.At), 0); err != nil {
 			fail("the primary after its crash: %v", err)
 		}
 	}

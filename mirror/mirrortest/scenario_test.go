@@ -158,10 +158,11 @@ func TestAsyncLoss(t *testing.T) {
 		holds(p.readAll(0), 0, 200)
 		kept := 0
 		p.restart(0, false, func(o *mirror.Options) {
-			o.Discard, o.Keep = true, func(raw []byte) {
+			o.Discard, o.Keep = true, func(raw []byte) error {
 				if s, err := seglog.Parse(raw, len(raw)); err == nil && s.Records > 0 {
 					kept++
 				}
+				return nil
 			}
 		})
 		p.until("in sync", func() bool { return p.state(1) == mirror.StateInSync })

@@ -78,6 +78,16 @@ func (r *recorder) frame(_ int, f *wire.Frame) {
 	case wire.Decision:
 		_, err = wire.DecodeDecision(f.Body)
 		r.add("FuzzDecision", f, f.Body)
+	case wire.Heartbeat:
+		if len(f.Body) > 0 {
+			_, err = wire.DecodeBacklog(f.Body)
+			r.add("FuzzBacklog", f, f.Body)
+		}
+	case wire.Mark:
+		if f.Flags == wire.FactSwap {
+			_, err = wire.DecodeWait(f.Body)
+			r.add("FuzzWait", f, f.Body)
+		}
 	case wire.Probe:
 		_, err = wire.DecodePoints(f.Body)
 		r.add("FuzzPoints", f, f.Body)
@@ -114,7 +124,8 @@ func (r *recorder) missing() (list []string) {
 			list = append(list, fmt.Sprintf("no frame of kind %d was sent", k))
 		}
 	}
-	for _, want := range []string{"FuzzUnpack/kind4-flags6", "FuzzUnpack/kind8-flags1", "FuzzUnpack/kind8-flags3", "FuzzRange/kind8-flags0", "FuzzPoints/kind2-flags0"} {
+	for _, want := range []string{"FuzzUnpack/kind4-flags6", "FuzzUnpack/kind8-flags1", "FuzzUnpack/kind8-flags3", "FuzzRange/kind8-flags0", "FuzzPoints/kind2-flags0",
+		"FuzzWait/kind11-flags4", "FuzzHead/kind12-flags4", "FuzzBacklog/kind6-flags16"} {
 		if len(r.seeds[want]) == 0 {
 			list = append(list, fmt.Sprintf("no seed for %s, only %v", want, slices.Sorted(maps.Keys(r.seeds))))
 		}
@@ -133,7 +144,7 @@ func TestSeeds(t *testing.T) {
 		if seed < 100 {
 			r.remote(seed)
 		}
-		if p, err := run(seed, mirror.Sync); err != nil {
+		if p, err := run(seed, mirror.Sync, seed%3 == 1); err != nil {
 			t.Fatal(err)
 		} else {
 			p.Free()

@@ -79,9 +79,13 @@ func (p *Pair) disturb() {
 			p.Turn()
 		}
 	}
-	if p.W.Rand.IntN(4) == 0 && p.M[0].Node != nil {
+	if p.W.Rand.IntN(4) == 0 && p.M[p.At].Node != nil {
 		p.Mode = mirror.Mode(1 + p.W.Rand.IntN(3))
-		p.M[0].Node.SetMode(p.Mode)
+		p.M[p.At].Node.SetMode(p.Mode)
+	}
+	if p.Asked != nil && p.W.Rand.IntN(2) == 0 {
+		p.swap()
+		return
 	}
 	switch p.W.Rand.IntN(14) {
 	case 0:
@@ -109,16 +113,16 @@ func (p *Pair) disturb() {
 		turns(2000)
 		p.Net.Cut = [2]bool{}
 	case 2, 3:
-		p.Crash(1)
+		p.Crash(1 - p.At)
 		turns(1500)
-		p.Start(1)
+		p.Start(1 - p.At)
 	case 4:
 		p.crashPrimary()
 	case 5:
 		p.crashPrimary()
-		p.Crash(1)
+		p.Crash(1 - p.At)
 		turns(5)
-		p.Start(1)
+		p.Start(1 - p.At)
 	case 6, 7:
 		p.fallOut()
 	case 8, 9:
@@ -133,12 +137,12 @@ func (p *Pair) disturb() {
 func (p *Pair) fallOut() {
 	away := p.W.Rand.IntN(2) == 0
 	if away {
-		p.Crash(1)
+		p.Crash(1 - p.At)
 	} else {
 		p.Net.Cut = [2]bool{true, true}
 	}
-	begun := p.M[0].Cache.Log().Head()
-	for n := 0; n < 6000 && p.M[0].Cache.Log().Head() < begun+2*LogBytes; n++ {
+	begun := p.M[p.At].Cache.Log().Head()
+	for n := 0; n < 6000 && p.M[p.At].Cache.Log().Head() < begun+2*LogBytes; n++ {
 		p.Load.Left = max(p.Load.Left, 20)
 		p.Turn()
 		if p.W.Rand.IntN(800) == 0 {
@@ -147,7 +151,7 @@ func (p *Pair) fallOut() {
 	}
 	p.Net.Cut = [2]bool{}
 	if away {
-		p.Start(1)
+		p.Start(1 - p.At)
 	}
 	for range p.W.Rand.IntN(4) {
 		for range p.W.Rand.IntN(300) {
@@ -157,8 +161,8 @@ func (p *Pair) fallOut() {
 		case 0, 1, 2:
 			p.Net.Break(Data)
 		case 3:
-			p.Crash(1)
-			p.Start(1)
+			p.Crash(1 - p.At)
+			p.Start(1 - p.At)
 		case 4:
 			p.crashPrimary1(true)
 		}
@@ -167,38 +171,38 @@ func (p *Pair) fallOut() {
 
 // crashPrimary1 is crashPrimary where the primary may have to start without its peer.
 func (p *Pair) crashPrimary1(up bool) {
-	p.Crash(0)
+	p.Crash(p.At)
 	p.Load = nil
-	p.Start(0)
-	if p.M[0].Cache.Log().Super().Marks&seglog.Degraded == 0 {
+	p.Start(p.At)
+	if p.M[p.At].Cache.Log().Super().Marks&seglog.Degraded == 0 {
 		p.Net.Cut = [2]bool{} // it has to ask
 		if !up {
-			p.Start(1)
+			p.Start(1 - p.At)
 			up = true
 		}
 	}
-	p.until("the primary serves again", func() bool { return p.M[0].Node.Ready() })
-	if err := p.Oracle.Pin(p.readAll(0), 0); err != nil {
+	p.until("the primary serves again", func() bool { return p.M[p.At].Node.Ready() })
+	if err := p.Oracle.Pin(p.readAll(p.At), 0); err != nil {
 		fail("the primary after its crash: %v", err)
 	}
-	if p.M[1].Node != nil && !up {
-		p.Crash(1)
+	if p.M[1-p.At].Node != nil && !up {
+		p.Crash(1 - p.At)
 	}
 }
 
 // crashPrimary cuts the primary's power and brings it back; what it then serves is checked.
 func (p *Pair) crashPrimary() {
-	p.Crash(0)
+	p.Crash(p.At)
 	p.Load = nil
 	for range p.W.Rand.IntN(300) {
 		p.Turn()
 	}
-	p.Start(0)
-	if p.M[1].Node == nil {
-		p.Start(1)
+	p.Start(p.At)
+	if p.M[1-p.At].Node == nil {
+		p.Start(1 - p.At)
 	}
-	p.until("the primary serves again", func() bool { return p.M[0].Node.Ready() })
-	if err := p.Oracle.Pin(p.readAll(0), 0); err != nil {
+	p.until("the primary serves again", func() bool { return p.M[p.At].Node.Ready() })
+	if err := p.Oracle.Pin(p.readAll(p.At), 0); err != nil {
 		fail("the primary after its crash: %v", err)
 	}
 }
@@ -216,18 +220,19 @@ func tune(seed uint64) func(*mirror.Options) {
 // tap sees the frames of every run, if set.
 var tap func(from int, f *wire.Frame)
 
-// run runs one seed: load and disturbances, then either convergence or failover.
-func run(seed uint64, mode mirror.Mode) (p *Pair, err error) {
+// run runs one seed: load and disturbances, among them swaps of roles or not, then either convergence or failover.
+func run(seed uint64, mode mirror.Mode, swaps bool) (p *Pair, err error) {
 	defer catch(seed, &p, &err)
+	mark := seglog.PeerNeedsFullSync
 	if seed%5 == 3 {
-		p = NewCleanPair(seed, mode, fail, tune(seed))
-		p.Net.Tap = tap
-		p.beforeThePeer()
-	} else {
-		p = NewTunedPair(seed, mode, fail, tune(seed))
-		p.Net.Tap = tap
+		mark = seglog.AssumedClean
 	}
-	p.until("the first full sync", func() bool { return p.state(0) == mirror.StateInSync })
+	p = newPair(seed, mode, fail, tune(seed), mark, swaps)
+	p.Net.Tap = tap
+	if seed%5 == 3 {
+		p.beforeThePeer()
+	}
+	p.until("the first full sync", func() bool { return p.state(p.At) == mirror.StateInSync })
 	for range 1 + p.W.Rand.IntN(4) {
 		p.Load.Left = 40 + p.W.Rand.IntN(300)
 		for range p.W.Rand.IntN(600) {
@@ -264,15 +269,15 @@ func (p *Pair) beforeThePeer() {
 
 // converge: faults stop, the volume gets in sync, is drained, and the disks are equal.
 func (p *Pair) converge() {
-	p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
+	p.until("in sync", func() bool { return p.state(p.At) == mirror.StateInSync })
 	p.Load.Left = 30
 	p.until("the load ends", func() bool { return p.Load.Done() })
-	p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
-	if err := p.M[0].Node.Drain(false); err != nil {
+	p.until("in sync", func() bool { return p.state(p.At) == mirror.StateInSync })
+	if err := p.M[p.At].Node.Drain(false); err != nil {
 		fail("drain: %v", err)
 	}
-	p.until("drained", func() bool { done, _ := p.M[0].Node.Drained(); return done })
-	a, b := p.M[0].Data.Crash().Bytes(), p.M[1].Data.Crash().Bytes()
+	p.until("drained", func() bool { done, _ := p.M[p.At].Node.Drained(); return done })
+	a, b := p.M[p.At].Data.Crash().Bytes(), p.M[1-p.At].Data.Crash().Bytes()
 	if !bytes.Equal(a, b) {
 		fail("the data disks differ")
 	}
@@ -287,19 +292,19 @@ func (p *Pair) failover() {
 	for range p.W.Rand.IntN(400) {
 		p.Turn()
 	}
-	safe := p.M[0].Node.Status().Mode == mirror.Sync && p.Mode == mirror.Sync && (p.state(0) == mirror.StateInSync || p.state(0) == mirror.StateRemote)
-	p.Crash(0)
+	safe := p.M[p.At].Node.Status().Mode == mirror.Sync && p.Mode == mirror.Sync && (p.state(p.At) == mirror.StateInSync || p.state(p.At) == mirror.StateRemote)
+	p.Crash(p.At)
 	p.Load = nil
 	if p.W.Rand.IntN(2) == 0 {
-		p.Crash(1)
-		p.Start(1)
+		p.Crash(1 - p.At)
+		p.Start(1 - p.At)
 	}
 	for range p.W.Rand.IntN(50) {
 		p.Turn()
 	}
-	p.until("the session ends", func() bool { return !p.M[1].Node.Status().Connected })
-	incomplete := p.M[1].Cache.Log().Super().Marks&seglog.Inconsistent != 0
-	err := p.M[1].Node.Promote(false)
+	p.until("the session ends", func() bool { return !p.M[1-p.At].Node.Status().Connected })
+	incomplete := p.M[1-p.At].Cache.Log().Super().Marks&seglog.Inconsistent != 0
+	err := p.M[1-p.At].Node.Promote(false)
 	if incomplete {
 		if err == nil {
 			fail("an incomplete copy was promoted")
@@ -312,10 +317,10 @@ func (p *Pair) failover() {
 	if err != nil {
 		fail("promote: %v", err)
 	}
-	p.M[1].Primary, p.last = true, p.M[1].Cache.Log().Sealed()
-	p.M[1].Primary = false // its client is this test
-	p.until("the promoted one serves", func() bool { return p.M[1].Node.Ready() })
-	image := p.readAll(1)
+	p.M[1-p.At].Primary, p.last = true, p.M[1-p.At].Cache.Log().Sealed()
+	p.M[1-p.At].Primary = false // its client is this test
+	p.until("the promoted one serves", func() bool { return p.M[1-p.At].Node.Ready() })
+	image := p.readAll(1 - p.At)
 	lo, hi, err := p.Prefix(image)
 	if err != nil {
 		fail("the promoted copy: %v", err)
@@ -339,7 +344,7 @@ func TestSimulation(t *testing.T) {
 		n, seen, sessions := blktest.Seeds(t, 150), map[uint64]bool{}, 0
 		ways := map[string]int{}
 		one := func(seed uint64) {
-			p, err := run(seed, mode)
+			p, err := run(seed, mode, false)
 			if err != nil {
 				t.Fatalf("%v: %v", mode, err)
 			}
@@ -374,7 +379,7 @@ func TestSimulation(t *testing.T) {
 		for _, seed := range regressions[mode] {
 			one(seed)
 		}
-		if p, err := run(1, mode); err != nil || !seen[p.W.Trace] {
+		if p, err := run(1, mode, false); err != nil || !seen[p.W.Trace] {
 			t.Fatalf("%v: seed 1 is not deterministic (%v)", mode, err)
 		}
 		t.Logf("%v: %d seeds, %d distinct histories, %d sessions in the last lives; %v", mode, n, len(seen), sessions, ways)

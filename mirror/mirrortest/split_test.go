@@ -110,7 +110,10 @@ func TestSplitBrain(t *testing.T) {
 			var kept []uint64
 			p.restart(loser, false, func(o *mirror.Options) {
 				o.Discard = true
-				o.Keep = func(raw []byte) {
+				o.Keep = func(raw []byte) error {
+					if raw == nil {
+						return nil // that was all
+					}
 					s, err := seglog.Parse(raw, len(raw))
 					if err != nil {
 						t.Fatal(err)
@@ -123,6 +126,7 @@ func TestSplitBrain(t *testing.T) {
 						}
 						kept = append(kept, v)
 					}
+					return nil
 				}
 			})
 			turnUntil(t, p, func() bool { return p.state(winner) == mirror.StateInSync && p.state(loser) == mirror.StateFollowing })

@@ -69,6 +69,31 @@ func FuzzPoints(f *testing.F) {
 	})
 }
 
+func FuzzWait(f *testing.F) {
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ns, err := DecodeWait(b)
+		if err != nil {
+			return
+		}
+		if ns <= 0 || ns > MaxWait || !bytes.Equal(EncodeWait(ns), b) {
+			t.Fatalf("%x became %d", b, ns)
+		}
+	})
+}
+
+func FuzzBacklog(f *testing.F) {
+	f.Fuzz(func(t *testing.T, b []byte) {
+		l, err := DecodeBacklog(b)
+		if err != nil {
+			return
+		}
+		var c [BacklogBytes]byte
+		if l.Put(c[:]); !bytes.Equal(c[:], b) {
+			t.Fatalf("%x became %+v", b, l)
+		}
+	})
+}
+
 func FuzzRange(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, size int64) {
 		if size < 0 {

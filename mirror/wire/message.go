@@ -218,4 +218,46 @@ const (
 	FactRefill   uint8 = 1 // the sender lost its disk or log: this copy is the volume
 	FactEnd      uint8 = 2 // everything is declared and shall be destaged: the chain ends
 	FactRefilled uint8 = 3 // the sender does not need this copy any more
+	FactSwap     uint8 = 4 // a secondary asks for the primary's role, Body says for how long; MarkDone: the primary is demoted, durably, and its chain ends at LSN
+	FactKeep     uint8 = 5 // MarkDone only: it keeps its role; Body is the reason
 )
+
+// MaxWait bounds how long a secondary waits for the role that it asked for, in ns.
+const MaxWait = 3600_000_000_000
+
+// EncodeWait gives the bytes of a wait in ns.
+func EncodeWait(ns int64) []byte { return le.AppendUint64(nil, uint64(ns)) }
+
+// DecodeWait decodes a wait of at most MaxWait.
+func DecodeWait(b []byte) (ns int64, err error) {
+	if len(b) != 8 {
+		return 0, fmt.Errorf("%w: a wait of %d bytes", ErrBody, len(b))
+	}
+	if ns = int64(le.Uint64(b)); ns <= 0 || ns > MaxWait {
+		return 0, fmt.Errorf("%w: a wait of %d ns", ErrBody, ns)
+	}
+	return ns, nil
+}
+
+// Backlog is what a primary's log holds from LSN From on, which it does not know to be durable at the peer.
+type Backlog struct {
+	From  uint64
+	Bytes uint64 // of log, each segment padded to the log's block
+}
+
+// BacklogBytes is the size of a Backlog.
+const BacklogBytes = 16
+
+// Put encodes the backlog into b.
+func (l Backlog) Put(b []byte) {
+	le.PutUint64(b, l.From)
+	le.PutUint64(b[8:], l.Bytes)
+}
+
+// DecodeBacklog decodes a backlog.
+func DecodeBacklog(b []byte) (l Backlog, err error) {
+	if len(b) != BacklogBytes {
+		return l, fmt.Errorf("%w: a backlog of %d bytes", ErrBody, len(b))
+	}
+	return Backlog{le.Uint64(b), le.Uint64(b[8:])}, nil
+}

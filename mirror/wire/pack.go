@@ -12,10 +12,12 @@ const (
 	FeatureElide uint64 = 1 << 0 // blocks of zeros left out of a data frame
 	FeatureZstd  uint64 = 1 << 1 // data frames compressed with Zstandard (RFC 8878)
 	FeatureSum   uint64 = 1 << 2 // segments without a checksum of the frame's
+	FeatureLag   uint64 = 1 << 3 // heartbeats with a Backlog
+	FeatureSwap  uint64 = 1 << 4 // FactSwap; offered by a primary that can hand its role over
 
 	FeatureControl uint64 = 1 << 12 // a second connection for heartbeats: it begins with a hello each way, with Session and Connection 1
 
-	Features = FeatureElide | FeatureZstd | FeatureSum | FeatureControl
+	Features = FeatureElide | FeatureZstd | FeatureSum | FeatureLag | FeatureControl
 )
 
 // FlagOwnSum of a Segment frame: its body's only checksums are the segment's own, which whoever takes

@@ -20,6 +20,12 @@ func TestGolden(t *testing.T) {
 	if got := hex.EncodeToString(b); got != goldenFrame {
 		t.Errorf("frame: %s", got)
 	}
+	swap := EncodeWait(30e9)
+	swap = append(swap, make([]byte, BacklogBytes)...)
+	Backlog{7, 240}.Put(swap[8:])
+	if got := hex.EncodeToString(swap); got != goldenSwap {
+		t.Errorf("wait and backlog: %s", got)
+	}
 	h := sampleHello()
 	if got := hex.EncodeToString(h.Encode()); got != goldenHello {
 		t.Errorf("hello: %s", got)

@@ -46,6 +46,8 @@ type Args struct {
 	LogBytes  int64             `json:"log_bytes,omitempty"`
 	CreateLog bool              `json:"create_log,omitempty"`
 	Overwrite bool              `json:"overwrite,omitempty"` // what is found there may be destroyed
+
+	WaitMillis int64 `json:"wait_ms,omitempty"` // how long the other machine may take; 0: the default
 }
 
 // Line is one line of a command's answer: progress lines, then one with Done.

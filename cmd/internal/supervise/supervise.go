@@ -14,7 +14,7 @@ import (
 // Exit codes of a server that the supervisor acts on; any other end is a crash.
 const (
 	ExitStopped = 0  // ended by request
-	ExitAgain   = 75 // the next server shall go on, with other disks (EX_TEMPFAIL)
+	ExitAgain   = 75 // ended by request, and the next server shall go on: with other disks, or another role (EX_TEMPFAIL)
 	ExitRefused = 78 // cannot serve, and starting again would not help (EX_CONFIG)
 )
 
@@ -73,15 +73,18 @@ func Run(ctx context.Context, s Spec) error {
 		if crashes++; time.Since(begun) > CrashWindow {
 			crashes = 1
 		}
+		if code == ExitAgain {
+			crashes = 0
+		}
 		if crashes >= CrashLimit {
 			return fmt.Errorf("%s: %w (%d times within %v each); the device stays and its I/O waits: mend the cause, then `robib-ublk recover %s`",
 				s.Name, ErrCrashLoop, crashes, CrashWindow, s.Name)
 		}
-		what := fmt.Sprintf("server died (code %d)", code)
+		what := fmt.Sprintf("server died (code %d), starting the next one: applications only see a pause", code)
 		if code == ExitAgain {
-			what = "server ended"
+			what = "server ended as it was asked to, starting the next one"
 		}
-		s.Logf("%s: %s, starting the next one: applications only see a pause", s.Name, what)
+		s.Logf("%s: %s", s.Name, what)
 		args = s.Reattach
 		if s.Another != nil {
 			s.Disk, s.Log = s.Another(s.Disk, s.Log)

@@ -37,6 +37,12 @@ func server(args []string) int {
 		}
 		Report{Device: "/dev/x", Lines: []string{"live"}}.Send(in.Ready)
 		return ExitStopped
+	case "again": // seven times, each noted in a file
+		b, _ := os.ReadFile(args[1])
+		if err := os.WriteFile(args[1], append(b, '.'), 0o600); err != nil || len(b) == 7 {
+			return ExitStopped
+		}
+		return ExitAgain
 	case "refuse":
 		return ExitRefused
 	case "orphan": // dies while a child still holds the pipe, as a ring's late I/O does
@@ -114,6 +120,20 @@ func TestCrashLoopEnds(t *testing.T) {
 	var out sink
 	if err := Run(context.Background(), spec(t, &out, "kill", "kill")); !errors.Is(err, ErrCrashLoop) {
 		t.Fatal(err)
+	}
+}
+
+// Servers that end because they were asked to, soon and often, are no crash loop.
+func TestAskedForServersAreNoCrashLoop(t *testing.T) {
+	var out sink
+	s := spec(t, &out, "again", "again")
+	note := filepath.Join(t.TempDir(), "served")
+	s.Args, s.Reattach = append(s.Args, note), append(s.Reattach, note)
+	if err := Run(context.Background(), s); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(note); len(b) != 8 || strings.Contains(out.b.String(), "died") {
+		t.Fatal(string(b), err, out.b.String())
 	}
 }
 

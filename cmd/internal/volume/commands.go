@@ -30,7 +30,7 @@ func (s *Server) Do(ctx context.Context, command string, a control.Args, progres
 	case "del":
 		return nil, s.deleteVolume(ctx, a, progress)
 	case "promote":
-		return s.promote(a)
+		return s.promote(ctx, a, progress)
 	case "demote":
 		return nil, s.demote(ctx, a, progress)
 	case "set":
@@ -130,98 +130,6 @@ func cannotEmpty(errs ...error) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("the log cannot be emptied into the disk: %w", err)
 	}
-	return nil
-}
-
-// promote makes this secondary the primary and its block device appear.
-func (s *Server) promote(a control.Args) (any, error) {
-	var err error
-	var m mirror.Missing
-	var at seglog.LSN
-	if e := s.stack.call(func() {
-		m, at = s.stack.node.Missing(), s.stack.cache.Log().Sealed()
-		err = s.stack.node.Promote(a.Force)
-	}); e != nil || err != nil {
-		return nil, errors.Join(e, err)
-	}
-	s.c.Role = Primary
-	if err := s.c.Save(); err != nil {
-		return nil, err
-	}
-	if err := s.bringUp(); err != nil {
-		return nil, err
-	}
-	return Promoted{Device: s.dev.Path(), LSN: at, MissingFrom: m.From, MissingTo: m.To, SilentSeconds: float64(m.SilentNanos) / 1e9, MayMiss: m.Acknowledged}, nil
-}
-
-// Promoted is what promote has to say.
-type Promoted struct {
-	Device        string  `json:"device"`
-	LSN           uint64  `json:"lsn"`                // the copy is as of this segment
-	MissingFrom   uint64  `json:"missing_from_lsn"`   // segments that the old primary is known to have had
-	MissingTo     uint64  `json:"missing_to_lsn"`     // 0: none
-	SilentSeconds float64 `json:"silent_s"`           // since it was last heard
-	MayMiss       bool    `json:"acknowledged_maybe"` // in async and semisync they may have been acknowledged
-}
-
-// demote takes the device away, brings the peer level, and ends as a secondary, for serve to start.
-func (s *Server) demote(ctx context.Context, a control.Args, progress func(string)) error {
-	if s.c.Role != Primary {
-		return fmt.Errorf("%s is a secondary already", s.c.Name)
-	}
-	if s.c.Remote == "" && s.c.Listen == "" {
-		return fmt.Errorf("%s has no second machine that could take over", s.c.Name)
-	}
-	if err := s.free(); err != nil {
-		return err
-	}
-	var up bool
-	if err := s.stack.call(func() { up = s.stack.node.Status().Connected }); err != nil {
-		return err
-	}
-	if !up && !a.Force {
-		return fmt.Errorf("the peer is away and may lack what is here: connect it first, or say --force (if it was promoted meanwhile, --force is right)")
-	}
-	if err := s.takeDown(); err != nil {
-		return err
-	}
-	var lacks uint64
-	if !a.Force {
-		if err := s.await(ctx, progress, awaited{
-			look: func() (level bool, err error) {
-				level, lacks = s.stack.node.Level()
-				return level, nil
-			},
-			tell: func() string { return fmt.Sprintf("bringing the peer level: it lacks %d segments", lacks) },
-			stopped: func() error {
-				return fmt.Errorf("interrupted; the device is gone and the peer lacks %d segments: `robib-ublk demote %s` goes on", lacks, s.c.Name)
-			},
-			quiet: time.Second,
-		}); err != nil {
-			return err
-		}
-	}
-	var ticket uint64
-	var err error
-	if e := s.stack.call(func() { ticket, err = s.stack.node.Demote() }); e != nil || err != nil {
-		return errors.Join(e, err)
-	}
-	for durable := false; !durable; time.Sleep(poll) {
-		if err := s.stack.call(func() {
-			l := s.stack.cache.Log()
-			durable, err = l.Updated() >= ticket, l.Err()
-		}); err != nil {
-			return err
-		}
-		if err != nil {
-			return err
-		}
-	}
-	s.c.Role = Secondary
-	if err := s.c.Save(); err != nil {
-		return err
-	}
-	s.leave()
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,7 +47,47 @@ func Held(dev string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return "", f.Close()
+	if err := f.Close(); err != nil {
+		return "", err
+	}
+	return openedFor(nodes, "/proc", openWait)
+}
+
+// openWait is how long an open device is looked at again: what probes a disk that was written (udev, say) is soon gone.
+const openWait = 2 * time.Second
+
+// openedFor says which process still has one of nodes ("major:minor" to path) open after wait, or "".
+func openedFor(nodes map[string]string, proc string, wait time.Duration) (string, error) {
+	for end := time.Now().Add(wait); ; time.Sleep(poll) {
+		s, err := opened(nodes, proc)
+		if s == "" || err != nil || time.Now().After(end) {
+			return s, err
+		}
+	}
+}
+
+// opened finds the first process that has one of nodes open.
+func opened(nodes map[string]string, proc string) (string, error) {
+	fds, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "*"))
+	if err != nil {
+		return "", err
+	}
+	for _, fd := range fds {
+		// Of what else is open not even the type is asked: a file on a dead network mount would not answer.
+		if to, err := os.Readlink(fd); err != nil || !strings.HasPrefix(to, "/dev/") {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Stat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+			continue
+		}
+		if n, ok := nodes[fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))]; ok {
+			dir := filepath.Dir(filepath.Dir(fd))
+			name, _ := os.ReadFile(filepath.Join(dir, "comm"))
+			return fmt.Sprintf("%s is open in %s (process %s)", n, strings.TrimSpace(string(name)), filepath.Base(dir)), nil
+		}
+	}
+	return "", nil
 }
 
 // mounted finds the first mount or swap area on one of nodes ("major:minor" to path).

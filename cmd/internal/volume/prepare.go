@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -245,8 +246,11 @@ func openKnown(path, what string, c *Config, p *Prepared) (*os.File, error) {
 		return f, nil
 	}
 	gone := errors.Is(err, fs.ErrNotExist)
-	if gone && c.Role == Primary && c.Remote != "" {
-		p.Notes = append(p.Notes, fmt.Sprintf("the %s %s is missing: the volume starts remote, served by %s", what, path, c.Remote))
+	if peer := cmp.Or(c.Remote, c.Listen); gone && c.Role == Primary && peer != "" {
+		if c.Remote == "" {
+			peer = "the peer that connects to " + peer
+		}
+		p.Notes = append(p.Notes, fmt.Sprintf("the %s %s is missing: the volume starts remote, served by %s", what, path, peer))
 		return nil, nil
 	}
 	if gone {

@@ -28,6 +28,7 @@ type machines struct {
 	dir      string
 	pri, sec *Server
 	reattach bool
+	discard  bool
 	closed   map[*Server]chan error
 }
 
@@ -59,7 +60,7 @@ func (m *machines) serve(q Request) *Server {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log}, New: p.New, Reattach: m.reattach, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
+	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log}, New: p.New, Reattach: m.reattach, Discard: m.discard, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
 	s.stack = &stack{s: s}
 	opened := make(chan error, 1)
 	closed := make(chan error, 1)

@@ -115,7 +115,7 @@ func (s *Server) start() error {
 			return report.Send(s.o.In.Ready)
 		}
 		report.Lines = append(report.Lines, "listening for the primary on "+s.stack.address())
-		if c.PeerKey == "" {
+		if c.PeerKey == "" && s.o.In.Ready != nil { // else nobody would read it
 			token, err := s.stack.token()
 			if err != nil {
 				return err
@@ -130,11 +130,13 @@ func (s *Server) start() error {
 
 // bringUp waits until the node may serve, then makes the block device appear.
 func (s *Server) bringUp() error {
-	ctl, err := ublk.Open()
-	if err != nil {
-		return err
+	if s.ctl == nil {
+		ctl, err := ublk.Open()
+		if err != nil {
+			return err
+		}
+		s.ctl = ctl
 	}
-	s.ctl = ctl
 	id, old := readDevice(s.c.Name)
 	if s.o.Reattach && old {
 		if err := s.takeOver(id); err == nil {
@@ -146,19 +148,20 @@ func (s *Server) bringUp() error {
 	if err := s.waitReady(); err != nil {
 		return err
 	}
-	if s.dev, err = ctl.Add(ublk.AddOptions{ID: s.c.DeviceID, MaxIOBytes: s.stack.maxIO(), Queues: s.c.Queues}); err != nil {
+	var err error
+	if s.dev, err = s.ctl.Add(ublk.AddOptions{ID: s.c.DeviceID, MaxIOBytes: s.stack.maxIO(), Queues: s.c.Queues}); err != nil {
 		return err
 	}
 	if err := writeDevice(s.c.Name, s.dev.ID()); err != nil {
 		return errors.Join(err, s.dev.Del())
 	}
-	if err = s.attach(); err == nil {
+	if err = s.attach(false); err == nil {
 		err = s.dev.Start()
 	}
 	if err != nil {
 		return errors.Join(err, s.takeDown())
 	}
-	s.live = true
+	s.live, s.o.New = true, false
 	s.trace(s.dev)
 	return nil
 }
@@ -178,7 +181,7 @@ func (s *Server) takeOver(id int) error {
 	if err := dev.StartRecovery(); err != nil {
 		return err
 	}
-	if err := s.attach(); err != nil {
+	if err := s.attach(true); err != nil {
 		return err
 	}
 	if err := dev.EndRecovery(); err != nil {
@@ -190,11 +193,11 @@ func (s *Server) takeOver(id int) error {
 	return nil
 }
 
-// attach puts the queue under the device, on the loop's thread.
-func (s *Server) attach() error {
+// attach puts the queue under the device, on the loop's thread. One that was there keeps its parameters.
+func (s *Server) attach(was bool) error {
 	var err error
 	if e := s.stack.call(func() {
-		if err = s.dev.SetParams(s.stack.node.Device().Info()); err != nil && !s.o.Reattach {
+		if err = s.dev.SetParams(s.stack.node.Device().Info()); err != nil && !was {
 			return
 		}
 		err = nil

@@ -31,6 +31,7 @@ type stack struct {
 	queue     *ublk.Queues
 	tagsBack  chan struct{}
 	net       *network
+	kept      keeper
 	ram       *ramFile // nil: no volatile write cache
 	broken    error    // why nothing may be served, although everything could be opened
 
@@ -133,7 +134,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	m := mirror.Options{OnDisconnect: lost, Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
 		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach && !wasRemote(c.Name), Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
 		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli},
-		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep}
+		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep, Asked: k.s.asked}
 	if k.net == nil {
 		if k.net, err = openNetwork(l, c); err != nil {
 			return err
