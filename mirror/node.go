@@ -313,7 +313,8 @@ func (n *Node) receive() {
 
 // frame acts on one frame of a session that is established, or on its way to be.
 func (n *Node) frame(f *wire.Frame) {
-	if f.Kind != wire.Hello && f.Term.Number < n.term().Number && n.s.up {
+	// A tail that is taken may be of an older term.
+	if f.Kind != wire.Hello && f.Term.Number < n.term().Number && n.s.up && !n.s.tail {
 		n.s.lost(fmt.Errorf("a frame of the older term %d", f.Term.Number))
 		return
 	}
