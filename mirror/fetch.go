@@ -25,8 +25,10 @@ func Fetch(net Network, drive blk.Drive, volume seglog.UUID, lsn seglog.LSN) ([]
 	net.Dial()
 	end := now.Mono + fetchWait
 	for dialAt := int64(blk.Never); now.Mono < end; {
-		c, err := net.Next()
+		c, control, err := net.Next()
 		switch {
+		case control && c != nil:
+			c.Close() // there is no session
 		case c != nil:
 			raw, err := fetchOver(c, drive, end, volume, lsn)
 			return raw, errors.Join(err, c.Close())

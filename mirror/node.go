@@ -105,6 +105,7 @@ type Node struct {
 	failed  error
 
 	s    session
+	ctl  control
 	ship shipper
 	rx   receiver
 	full fullSync
@@ -169,7 +170,7 @@ func New(o Options) (*Node, error) {
 	if err := errors.Join(n.pace.set(o.RateLimit), n.pack.SetZstd(o.Compress)); err != nil {
 		return nil, fmt.Errorf("mirror: %w", err)
 	}
-	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n, n.lag.n, n.fill.n = n, n, n, n, n, n, n, n, n, n
+	n.peer.n, n.rx.n, n.full.n, n.srv.n, n.ship.n, n.s.n, n.give.n, n.fell.n, n.lag.n, n.fill.n, n.ctl.n = n, n, n, n, n, n, n, n, n, n, n
 	if n.primary && n.marks()&seglog.NeedsRefill != 0 {
 		n.o.Lost = true // whatever it looks like now
 	}
@@ -282,7 +283,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	}
 	n.srv.kick()
 	n.give.kick()
-	wake = min(wake, n.lag.kick())
+	wake = min(wake, n.lag.kick(), n.s.redial())
 	if n.s.frames > 0 {
 		wake = now.Mono // frames are left over for want of room: they go on with the next batch's
 		n.s.frames = 0
@@ -315,6 +316,7 @@ func (n *Node) progress() [5]uint64 {
 
 // receive takes what has come, as far as there is room for it.
 func (n *Node) receive() {
+	n.ctl.receive()
 	for !n.rx.blocked() {
 		f, ok := n.s.recv()
 		if !ok {
@@ -327,7 +329,7 @@ func (n *Node) receive() {
 
 // frame acts on one frame of a session that is established, or on its way to be.
 func (n *Node) frame(f *wire.Frame) {
-	if f.Kind != wire.Hello && f.Term.Number < n.term().Number && n.s.up {
+	if f.Kind != wire.Hello && n.s.up && n.s.older(f) {
 		n.s.lost(fmt.Errorf("a frame of the older term %d", f.Term.Number))
 		return
 	}
@@ -353,7 +355,7 @@ func (n *Node) frame(f *wire.Frame) {
 	case wire.Ack:
 		n.acked(f)
 	case wire.Heartbeat:
-		n.beat(f)
+		n.beat(f, n.s.conn)
 	case wire.ReadReply:
 		n.peer.reply(f)
 	case wire.ReadRequest:

@@ -8,6 +8,11 @@ type Conn interface {
 	Send(f *wire.Frame) bool
 	// Recv gives the next frame, in the order sent. Its body is valid until the next Recv.
 	Recv() (f wire.Frame, ok bool)
+	// Received counts the bytes that came, also those of a frame that is not whole yet.
+	Received() uint64
+	// Acknowledged counts the bytes that the other machine has taken, and reports whether they are all
+	// that was sent. It may cost a system call.
+	Acknowledged() (bytes uint64, all bool)
 	// Err says why the connection is dead, or nil. What arrived before stays readable.
 	Err() error
 	// Close cuts it.
@@ -18,10 +23,14 @@ type Conn interface {
 	TCP() (t wire.TCP, ok bool)
 }
 
-// Network is how a Node meets its peer.
+// Network is how a Node meets its peer. Loop only; no call blocks.
 type Network interface {
 	// Dial starts one attempt; a side that only listens does nothing.
 	Dial()
-	// Next gives a connection that was made or accepted, or an attempt's error, or nil, nil.
-	Next() (Conn, error)
+	// DialControl starts one attempt at a control connection, over the path that the newest connection
+	// of Dial's took; a side that only listens does nothing.
+	DialControl()
+	// Next gives a connection that was made or accepted, or an attempt's error, or nil, nil; control
+	// says of which kind it is. The caller owns the connection.
+	Next() (c Conn, control bool, err error)
 }

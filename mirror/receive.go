@@ -84,7 +84,7 @@ func (x *receiver) Complete(r *blk.Request) {
 // blocked reports whether a frame waits for room: nothing behind it is taken meanwhile.
 func (x *receiver) blocked() bool {
 	if x.prepare != nil || x.pausing {
-		x.n.s.heard = x.n.now.Mono // it is this side that takes nothing
+		x.n.s.excuse()
 		return true
 	}
 	if !x.isHeld {

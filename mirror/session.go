@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -9,12 +10,12 @@ import (
 	"github.com/robib-ublk/robib/ublk/blk"
 )
 
-// session is the conversation with the peer, over one connection at a time.
+// session is the conversation with the peer: over a data connection, and a control connection where both can.
 type session struct {
 	n    *Node
-	conn Conn
-	up   bool // both sides agree on how to go on
-	id   [16]byte
+	conn Conn     // the data connection
+	up   bool     // both sides agree on how to go on
+	id   [16]byte // drawn by the primary
 
 	hello   *wire.HelloMsg // the peer's
 	durable seglog.LSN     // there, when it said so; the end of its chain may be in its RAM only
@@ -26,8 +27,14 @@ type session struct {
 	nextDial   int64
 	dialing    bool
 	backoff    int64
-	heard      int64 // when the last frame came
-	beaten     int64 // when the last heartbeat went
+	bytes      uint64 // that had come on the data connection
+	heard      int64  // when bytes came last, on either connection
+	acked      uint64 // bytes of ours that the data connection had brought there
+	moved      int64  // when it last brought any, either way, or had none to bring
+	idle       bool   // it had none
+	beaten     int64  // when the last heartbeat went
+	modeAt     int64  // when the primary sent the mode that is known, by its clock
+	bye        string // that the peer said on the control connection; the data connection's end is to come
 	rtt        int64
 	lastErr    string
 	since      int64 // when the session came up, or was lost
@@ -48,17 +55,25 @@ func (s *session) kick() int64 {
 		s.lost(why)
 	}
 	for range 8 {
-		c, err := n.o.Net.Next()
+		c, control, err := n.o.Net.Next()
 		if c == nil && err == nil {
 			break
 		}
-		s.dialing = false
+		s.dialing = s.dialing && control
 		if why := n.unmet(); why != nil {
-			if c != nil {
+			switch {
+			case c == nil:
+			case control:
+				c.Close()
+			default:
 				s.conn = c
 				s.goodbye(why.Error())
 				s.close()
 			}
+			continue
+		}
+		if control {
+			n.ctl.taken(c, err)
 			continue
 		}
 		if err != nil {
@@ -70,37 +85,45 @@ func (s *session) kick() int64 {
 	}
 	now := n.now.Mono
 	if s.conn != nil {
-		if n.rx.isHeld {
-			s.heard = now // frames wait for room here: it is not the peer that is silent
-		}
-		if now-s.heard > n.o.Timing.PeerDead {
-			s.lost(fmt.Errorf("nothing heard for %s", seconds(n.o.Timing.PeerDead)))
+		if err := s.dead(); err != nil {
+			s.lost(err)
 		} else {
-			wake := s.heard + n.o.Timing.PeerDead + 1
+			wake := min(s.heard+n.o.Timing.PeerDead+1, n.ctl.kick())
 			if s.up {
 				wake = min(wake, max(s.beaten+n.o.Timing.Heartbeat, now+1))
 			}
 			return wake
 		}
 	}
-	if n.fenced || s.dialing || n.unmet() != nil {
-		return blk.Never
-	}
-	if now >= s.nextDial {
+	if now >= s.dialAt() {
 		s.dialing = true
 		n.o.Net.Dial()
+	}
+	return blk.Never // see redial
+}
+
+// dialAt is when the next attempt is due.
+func (s *session) dialAt() int64 {
+	n := s.n
+	if n.o.Net == nil || s.conn != nil || n.fenced || s.dialing || n.unmet() != nil {
 		return blk.Never
 	}
 	return s.nextDial
 }
+
+// redial is when a connection that is not there, or was lost in this batch, is dialed.
+func (s *session) redial() int64 { return min(s.dialAt(), s.n.ctl.dialAt()) }
 
 // again plans the next attempt: the wait doubles, with a part left to chance.
 func (s *session) again(err error) {
 	t := &s.n.o.Timing
 	s.lastErr = err.Error()
 	s.backoff = min(max(s.backoff*2, t.Backoff), t.BackoffTo)
-	s.nextDial = s.n.now.Mono + s.backoff/2 + int64(s.n.o.Random()%uint64(s.backoff/2+1))
+	s.nextDial = s.n.now.Mono + s.n.chance(s.backoff)
 }
+
+// chance is a wait of half to all of most, in ns.
+func (n *Node) chance(most int64) int64 { return most/2 + int64(n.o.Random()%uint64(most/2+1)) }
 
 // adopt makes c the connection; a newer one takes an older one's place.
 func (s *session) adopt(c Conn) {
@@ -108,6 +131,11 @@ func (s *session) adopt(c Conn) {
 		s.lost(errors.New("the peer made a new connection"))
 	}
 	s.conn, s.heard, s.hello, s.asked, s.tail = c, s.n.now.Mono, nil, false, false
+	s.bytes, s.acked, s.modeAt, s.bye, s.id = c.Received(), 0, 0, "", [16]byte{}
+	if s.n.primary {
+		binary.LittleEndian.PutUint64(s.id[:], s.n.o.Random())
+		binary.LittleEndian.PutUint64(s.id[8:], s.n.o.Random())
+	}
 	f := s.n.frameOf(wire.Hello)
 	h := s.n.myHello()
 	f.Body = h.Encode()
@@ -140,11 +168,8 @@ func (s *session) recv() (wire.Frame, bool) {
 		return wire.Frame{}, false
 	}
 	f, ok := s.conn.Recv()
-	if ok {
-		s.heard = s.n.now.Mono
-		if s.up && f.Kind != wire.Ack {
-			s.peerSealed = max(s.peerSealed, f.LSN)
-		}
+	if ok && s.up && f.Kind != wire.Ack {
+		s.sealedBy(&f)
 	}
 	return f, ok
 }
@@ -153,6 +178,9 @@ func (s *session) recv() (wire.Frame, bool) {
 func (s *session) check() {
 	if s.conn != nil {
 		if err := s.conn.Err(); err != nil {
+			if s.bye != "" {
+				err = errors.New(s.bye)
+			}
 			s.lost(err)
 		}
 	}
@@ -164,6 +192,7 @@ func (s *session) lost(err error) {
 		return
 	}
 	s.conn.Close()
+	s.n.ctl.close(err.Error())
 	was := s.up
 	if !was {
 		s.n.dialFailures++
@@ -179,6 +208,7 @@ func (s *session) lost(err error) {
 }
 
 func (s *session) close() {
+	s.n.ctl.close("closed")
 	if s.conn != nil {
 		s.conn.Close()
 		s.conn = nil
@@ -194,6 +224,9 @@ func (s *session) goodbye(reason string) {
 	f := s.n.frameOf(wire.Goodbye)
 	f.Body = []byte(reason[:min(len(reason), wire.MaxReason)])
 	s.conn.Send(f)
+	if s.n.ctl.up {
+		s.n.ctl.conn.Send(f)
+	}
 }
 
 // greet handles what is said before a session is up, and its end.
@@ -230,6 +263,7 @@ func (s *session) gotHello(f *wire.Frame) error {
 			n.promote("the primary had handed its role over when the session was lost")
 			return nil
 		}
+		s.id = h.Session
 		if !h.Primary {
 			s.goodbye("this side is a secondary too: promote one")
 			return errors.New("both sides are secondaries: promote one of them")
@@ -424,7 +458,7 @@ func (s *session) gotDecision(f *wire.Frame) error {
 		s.goodbye(fmt.Sprintf("this side has seen term %d", n.term().Number))
 		return fmt.Errorf("the primary has the older term %d, this side %d", f.Term.Number, n.term().Number)
 	}
-	n.o.Mode = Mode(d.Mode)
+	s.modeAsOf(Mode(d.Mode), f.Sent)
 	if d.Way == wire.Refuse {
 		s.part(d.Parted, d.Reason)
 		return fmt.Errorf("the primary refuses: %s", d.Reason)
@@ -440,51 +474,4 @@ func (s *session) gotDecision(f *wire.Frame) error {
 	}
 	n.event("session", "connecting", "up", d.Reason)
 	return nil
-}
-
-// heartbeat keeps the session alive, and carries what is durable to a quiet peer.
-func (s *session) heartbeat() {
-	if s.n.now.Mono-s.beaten < s.n.o.Timing.Heartbeat {
-		return
-	}
-	f := s.n.frameOf(wire.Heartbeat)
-	if s.n.primary {
-		f.Flags = uint8(s.n.o.Mode) << beatMode
-		s.n.addBacklog(f)
-	}
-	if s.conn.Send(f) {
-		s.beaten = s.n.now.Mono
-	}
-}
-
-// Flags of a heartbeat: whether it answers one, and the primary's mode.
-const (
-	beatAnswer = 1
-	beatMode   = 4 // shift
-)
-
-// beat answers a heartbeat, so that the sender learns the round trip, and takes an answer.
-func (n *Node) beat(f *wire.Frame) {
-	if !n.primary {
-		if err := n.takeBacklog(f); err != nil {
-			n.s.lost(err)
-			return
-		}
-	}
-	if f.Flags&beatAnswer != 0 {
-		n.s.rtt = n.now.Mono - f.Sent
-		return
-	}
-	if !n.primary {
-		n.rx.declare(f.Durable)
-		if m := Mode(f.Flags >> beatMode); m != 0 {
-			n.o.Mode = m
-		}
-	}
-	r := n.frameOf(wire.Heartbeat)
-	r.Flags, r.Sent = beatAnswer, f.Sent
-	if n.primary {
-		n.addBacklog(r)
-	}
-	n.s.conn.Send(r)
 }

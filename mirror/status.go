@@ -15,6 +15,8 @@ type Status struct {
 	Mode                             Mode
 	OnDisconnect                     OnDisconnect
 	Connected                        bool
+	Control                          bool   // the control connection is up
+	ControlWhy                       string // it is not
 	Peer                             string
 	LastError                        string
 	Term                             seglog.Term
@@ -161,6 +163,7 @@ func (n *Node) Status() Status {
 		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}
 	s.Destaged, s.HeartbeatNanos, s.PeerDeadNanos = s.Cache.Destaged, n.o.Timing.Heartbeat, n.o.Timing.PeerDead
 	s.CatchUp = n.lag.catchUp()
+	s.Control, s.ControlWhy = n.ctl.status()
 	if n.fill.active {
 		s.RefillDone, s.RefillTotal = n.fill.at, n.cache.Info().SizeBytes
 	}

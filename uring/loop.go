@@ -34,8 +34,9 @@ type LoopOptions struct{ Options }
 type Loop struct {
 	ring    *Ring
 	sources []Source
-	inline  bool   // this batch holds what may complete inside the enter call
-	sure    uint32 // and so much that surely does
+	free    []uint64 // ids that were given back
+	inline  bool     // this batch holds what may complete inside the enter call
+	sure    uint32   // and so much that surely does
 	stop    atomic.Bool
 	running bool
 
@@ -76,6 +77,11 @@ func (l *Loop) Now() int64 { return l.offset + int64(time.Since(l.base)) }
 
 // Add registers a source; its id goes into bits 48 to 63 of UserData, the rest is its own.
 func (l *Loop) Add(s Source) (id uint64) {
+	if n := len(l.free); n > 0 {
+		id, l.free = l.free[n-1], l.free[:n-1]
+		l.sources[id>>sourceShift] = s
+		return id
+	}
 	if len(l.sources) == maxSources {
 		panic("uring: too many sources")
 	}
@@ -86,6 +92,12 @@ func (l *Loop) Add(s Source) (id uint64) {
 // Remove drops a source; completions that still come for it are counted and ignored.
 func (l *Loop) Remove(id uint64) {
 	l.sources[id>>sourceShift] = nil
+}
+
+// Release drops a source of which nothing is in flight; its id is used again.
+func (l *Loop) Release(id uint64) {
+	l.Remove(id)
+	l.free = append(l.free, id)
 }
 
 // Get gives a zeroed entry, never nil: a full queue is submitted first, without waiting. It

@@ -296,3 +296,19 @@ func TestUseFixed(t *testing.T) {
 		}
 	}
 }
+
+// The ids of sources that are given back are used again: a loop may have any number, one after the other.
+func TestSourcesAreUsedAgain(t *testing.T) {
+	onLoop(t, LoopOptions{}, func(l *Loop) {
+		kept := l.Add(&counter{})
+		for range 2 * maxSources {
+			a, b := l.Add(&counter{}), l.Add(&counter{})
+			if a == b || a == kept || b == kept {
+				t.Errorf("ids %#x and %#x beside %#x", a, b, kept)
+				return
+			}
+			l.Release(a)
+			l.Release(b)
+		}
+	})
+}

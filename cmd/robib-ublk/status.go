@@ -155,6 +155,12 @@ func printStatus(w io.Writer, s *volume.Status) {
 		if t := s.Network; t != nil {
 			row("network", "TCP round trip %.2f ms, least %.2f ms; %s not acknowledged, %d segments sent again", float64(t.RTTNanos)/1e6, float64(t.MinRTTNanos)/1e6, volume.Bytes(t.SendQueueBytes), t.Retransmits)
 		}
+		switch {
+		case s.Control:
+			row("control", "up: heartbeats wait behind no data")
+		case s.Connected:
+			row("control", "down, heartbeats go with the data: %s", s.ControlReason)
+		}
 		limit := "no limit"
 		if s.RateLimit > 0 {
 			limit = "at most " + volume.Bytes(s.RateLimit) + "/s"

@@ -45,3 +45,24 @@ func TestStatusShowsCatchUp(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Status shows both connections of a session, and why the second one is not there.
+func TestStatusShowsTheControlConnection(t *testing.T) {
+	s := volume.Status{Name: "v", Role: "primary", Remote: "b:1", Connected: true, Control: true}
+	show := func() string {
+		var b strings.Builder
+		printStatus(&b, &s)
+		return b.String()
+	}
+	if got := show(); !strings.Contains(got, "\tcontrol  up: ") {
+		t.Error(got)
+	}
+	s.Control, s.ControlReason = false, "the peer's version has none"
+	if got := show(); !strings.Contains(got, "\tcontrol  down, heartbeats go with the data: the peer's version has none\n") {
+		t.Error(got)
+	}
+	s.Connected = false
+	if got := show(); strings.Contains(got, "control") {
+		t.Error(got)
+	}
+}

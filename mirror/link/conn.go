@@ -14,14 +14,30 @@ import (
 const (
 	recvBytes  = 256 << 10
 	smallBody  = 4 << 10   // frames up to that size that carry no data may use the reserved room
-	reserve    = 128 << 10 // of the out buffer, for acknowledgements and heartbeats
+	reserve    = 128 << 10 // of a data connection's out buffer, for acknowledgements and heartbeats
 	perRecord  = 64        // more than TLS adds to a record of at most 16 KiB
 	recordSize = 16 << 10
-	outBytes   = wire.MaxBody + wire.HeadBytes + (wire.MaxBody/recordSize+4)*perRecord + reserve
-	inBytes    = wire.MaxBody + wire.HeadBytes + 2*recvBytes
-	room       = recvBytes + recordSize // of in, for what a RECV and the rest of an earlier one decrypt to
-	sureBytes  = 32 << 10               // a socket that has been answered lately takes as many at once
-	scratch    = 64 << 10
+	sureBytes  = 32 << 10 // a socket that has been answered lately takes as many at once
+)
+
+// sizes are those of a connection's buffers, in bytes.
+type sizes struct {
+	body    int // of the largest frame
+	recv    int
+	out     int
+	reserve int // of out
+	in      int
+	joined  int // a small frame, head and body
+}
+
+// room is how much of in a RECV and the rest of an earlier one may decrypt to.
+func (s *sizes) room() int { return s.recv + recordSize }
+
+var (
+	dataSizes = sizes{body: wire.MaxBody, recv: recvBytes, reserve: reserve, joined: 64 << 10,
+		out: wire.MaxBody + wire.HeadBytes + (wire.MaxBody/recordSize+4)*perRecord + reserve,
+		in:  wire.MaxBody + wire.HeadBytes + 2*recvBytes}
+	controlSizes = sizes{body: smallBody, recv: smallBody, joined: 2 * smallBody, out: 4 * smallBody, in: 2*smallBody + 2*(smallBody+recordSize)}
 )
 
 // sealer turns plain bytes into what goes over the wire; nil where nothing is sealed.
@@ -38,6 +54,7 @@ type Conn struct {
 	addr string
 	tls  sealer
 	mem  *memConn
+	size *sizes
 
 	filling, flying []byte // what is sent next, and what is being sent
 	sent            int    // of flying
@@ -68,16 +85,16 @@ const (
 )
 
 // newConn takes over a blocking socket descriptor; t and m are nil for a plain connection.
-func newConn(l *uring.Loop, fd int, peer string, t sealer, m *memConn) (*Conn, error) {
-	const total = 2*outBytes + scratch + recvBytes + inBytes
+func newConn(l *uring.Loop, fd int, peer string, t sealer, m *memConn, size *sizes) (*Conn, error) {
+	total := 2*size.out + size.joined + size.recv + size.in
 	all, err := unix.Mmap(-1, 0, total, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		return nil, fmt.Errorf("link: %w", err)
 	}
-	c := &Conn{loop: l, fd: int32(fd), peer: peer, tls: t, mem: m, all: all}
+	c := &Conn{loop: l, fd: int32(fd), peer: peer, tls: t, mem: m, size: size, all: all}
 	cut := func(n int) []byte { b := all[:n:n]; all = all[n:]; return b }
-	c.filling, c.flying = cut(outBytes)[:0], cut(outBytes)[:0]
-	c.joined, c.raw, c.in = cut(scratch), cut(recvBytes), cut(inBytes)
+	c.filling, c.flying = cut(size.out)[:0], cut(size.out)[:0]
+	c.joined, c.raw, c.in = cut(size.joined), cut(size.recv), cut(size.in)
 	c.id = l.Add(c)
 	c.arm()
 	return c, nil
@@ -85,7 +102,7 @@ func newConn(l *uring.Loop, fd int, peer string, t sealer, m *memConn) (*Conn, e
 
 // NewPlain makes a connection without encryption, for tests and benchmarks. It owns fd.
 func NewPlain(l *uring.Loop, fd int, peer string) (*Conn, error) {
-	return newConn(l, fd, peer, nil, nil)
+	return newConn(l, fd, peer, nil, nil, &dataSizes)
 }
 
 // Peer names the other end.
@@ -93,6 +110,21 @@ func (c *Conn) Peer() string { return c.peer }
 
 // Address is which of the dialer's addresses was dialed; "" for a connection that was accepted.
 func (c *Conn) Address() string { return c.addr }
+
+// Received counts the bytes that came over the wire.
+func (c *Conn) Received() uint64 { return c.BytesIn }
+
+// Acknowledged counts the bytes that went over the wire and that the other machine's kernel has, and
+// reports whether that is all that was sent. It asks the kernel.
+func (c *Conn) Acknowledged() (bytes uint64, all bool) {
+	left := 0
+	if !c.freed {
+		if n, err := unix.IoctlGetInt(int(c.fd), unix.SIOCOUTQ); err == nil { // TCP: not acknowledged, tcp(7)
+			left = n
+		}
+	}
+	return c.BytesOut - min(uint64(left), c.BytesOut), left == 0 && len(c.filling) == 0 && c.sent == len(c.flying)
+}
 
 // Err is why the connection is dead, once everything that came before was read, or nil.
 func (c *Conn) Err() error {
@@ -128,7 +160,7 @@ func (c *Conn) Send(f *wire.Frame) bool {
 	if c.tls != nil {
 		need += (n/recordSize + 2) * perRecord
 	}
-	limit := cap(c.filling) - reserve
+	limit := cap(c.filling) - c.size.reserve
 	if len(f.Body) <= smallBody && !f.Kind.IsData() {
 		limit = cap(c.filling)
 	}
@@ -185,7 +217,7 @@ func (c *Conn) arm() {
 	if c.armed || c.closed || c.eof || c.err != nil {
 		return
 	}
-	if len(c.in)-c.w < room {
+	if len(c.in)-c.w < c.size.room() {
 		c.r, c.w = 0, copy(c.in, c.in[c.r:c.w])
 	}
 	b := c.raw
@@ -269,6 +301,10 @@ func (c *Conn) Recv() (f wire.Frame, ok bool) {
 			c.fail(err)
 			return f, false
 		}
+		if n > c.size.body {
+			c.fail(fmt.Errorf("%w: %d bytes on a connection for small ones", wire.ErrTooBig, n))
+			return f, false
+		}
 		if c.w-c.r >= wire.HeadBytes+n {
 			body := c.in[c.r+wire.HeadBytes : c.r+wire.HeadBytes+n]
 			if err := wire.CheckBody(head, body); err != nil {
@@ -306,7 +342,7 @@ func (c *Conn) finish() {
 		return
 	}
 	c.freed = true
-	c.loop.Remove(c.id)
+	c.loop.Release(c.id) // nothing is in flight any more
 	unix.Close(int(c.fd))
 	unix.Munmap(c.all)
 	c.filling, c.flying, c.in, c.raw, c.joined = nil, nil, nil, nil, nil

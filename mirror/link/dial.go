@@ -24,6 +24,7 @@ const headStart = time.Second
 type Dialer struct {
 	arrivals
 	addrs  []string // guarded by mu; the last good one is first
+	path   string   // the other end of the newest connection that Next gave; loop only
 	key    *Key
 	trust  *Trust
 	plain  bool
@@ -61,18 +62,41 @@ func (d *Dialer) Dial() {
 	})
 }
 
+// DialControl starts one attempt at a control connection beside the newest connection that Next gave, to
+// the same end of it. Loop only.
+func (d *Dialer) DialControl() {
+	path := d.path
+	d.wg.Go(func() {
+		m, err := d.connect([]string{path}, protoControl)
+		if err != nil {
+			m = made{err: err}
+		}
+		m.addr, m.control = path, true
+		d.bring(m)
+	})
+}
+
+// errMoved says that a control connection was made over a path that the session has left.
+var errMoved = errors.New("the session goes over another path now")
+
 func (d *Dialer) attempt() (m made, err error) {
 	d.mu.Lock()
 	addrs := slices.Clone(d.addrs)
 	d.mu.Unlock()
-	err = dialAny(d.ctx, addrs, func(addr string, tcp *net.TCPConn) (err error) {
-		m, err = d.shake(tcp)
-		m.addr = addr
-		return err
-	})
+	m, err = d.connect(addrs, session(d.plain))
 	if err == nil {
 		d.prefer(m.addr)
 	}
+	return m, err
+}
+
+// connect makes a connection to the first of addrs that works.
+func (d *Dialer) connect(addrs []string, proto string) (m made, err error) {
+	err = dialAny(d.ctx, addrs, func(addr string, tcp *net.TCPConn) (err error) {
+		m, err = d.shake(tcp, proto)
+		m.addr = addr
+		return err
+	})
 	return m, err
 }
 
@@ -86,15 +110,15 @@ func (d *Dialer) prefer(addr string) {
 }
 
 // shake authenticates both ends and takes the socket over.
-func (d *Dialer) shake(tcp *net.TCPConn) (made, error) {
+func (d *Dialer) shake(tcp *net.TCPConn, proto string) (made, error) {
 	tune(tcp)
 	tcp.SetDeadline(time.Now().Add(handshakeLimit))
 	m := &memConn{Conn: tcp}
-	t := tls.Client(m, config(d.key, []string{session(d.plain)}, pinned(d.trust)))
+	t := tls.Client(m, config(d.key, []string{proto}, pinned(d.trust)))
 	if err := t.HandshakeContext(d.ctx); err != nil {
 		tcp.Close()
 		// crypto/tls gives a peer's alert as an unexported type: its text (RFC 7301, alert 120) tells.
-		if strings.Contains(err.Error(), "no application protocol") {
+		if proto != protoControl && strings.Contains(err.Error(), "no application protocol") {
 			err = ErrEncryption
 		}
 		return made{}, err
@@ -102,8 +126,18 @@ func (d *Dialer) shake(tcp *net.TCPConn) (made, error) {
 	return handOver(tcp, t, m)
 }
 
-// Next gives what an attempt came to. Loop only.
-func (d *Dialer) Next() (*Conn, error) { return d.next() }
+// Next gives what an attempt came to; control says of which kind it was. Loop only.
+func (d *Dialer) Next() (c *Conn, control bool, err error) {
+	c, control, err = d.next()
+	switch {
+	case c == nil:
+	case !control:
+		d.path = c.peer
+	case c.addr != d.path:
+		return nil, true, errors.Join(errMoved, c.Close())
+	}
+	return c, control, err
+}
 
 // Close ends attempts under way and waits for them.
 func (d *Dialer) Close() error {

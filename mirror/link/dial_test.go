@@ -110,7 +110,7 @@ func TestDialAny(t *testing.T) {
 		dial := func(d *Dialer) (addr string, err error) {
 			d.Dial()
 			var c *Conn
-			step(t, l, func() bool { c, err = d.Next(); return c != nil || err != nil })
+			step(t, l, func() bool { c, _, err = d.Next(); return c != nil || err != nil })
 			if c != nil {
 				addr = c.Address()
 				c.Close()

@@ -2,6 +2,6 @@
 //
 // Goroutines only dial, accept and shake hands; then the socket is handed over as a blocking
 // descriptor and never touched by them again. From there crypto/tls runs synchronously on the
-// loop, over memory. This first form carries everything on one connection; acknowledgements and
-// heartbeats have room of their own, so that they never wait behind data for a place.
+// loop, over memory. A session has a data connection, in which acknowledgements have room of their own, so
+// that they never wait behind data for a place, and a small control connection over the same path.
 package link

@@ -29,7 +29,7 @@ func TestPlainAfterTheHandshake(t *testing.T) {
 				d.Dial()
 				var c *Conn
 				var err error
-				step(t, l, func() bool { c, err = d.Next(); return c != nil || err != nil })
+				step(t, l, func() bool { c, _, err = d.Next(); return c != nil || err != nil })
 				d.Close()
 				return c, err
 			}
@@ -53,7 +53,7 @@ func TestPlainAfterTheHandshake(t *testing.T) {
 				}
 				x.Send(&wire.Frame{Kind: wire.Hello, Body: []byte("at once")})
 				var y *Conn
-				step(t, l, func() bool { y, _ = ln.Next(); return y != nil })
+				step(t, l, func() bool { y, _, _ = ln.Next(); return y != nil })
 				if x.tls != nil || y.tls != nil {
 					t.Error("it is encrypted")
 				}

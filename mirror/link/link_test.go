@@ -93,12 +93,12 @@ func connect(t *testing.T, l *uring.Loop, a, b machine) (x, y *Conn, end func())
 	d.Dial()
 	step(t, l, func() bool {
 		if x == nil {
-			if x, err = d.Next(); err != nil {
+			if x, _, err = d.Next(); err != nil {
 				t.Error(err)
 			}
 		}
 		if y == nil {
-			y, _ = ln.Next()
+			y, _, _ = ln.Next()
 		}
 		return x != nil && y != nil || err != nil
 	})
@@ -208,7 +208,7 @@ func TestUntrustedKeysAreRefused(t *testing.T) {
 		d := NewDialer(l, []string{addr}, stranger.key, stranger.trust)
 		d.Dial()
 		var c *Conn
-		step(t, l, func() bool { c, err = d.Next(); return c != nil || err != nil })
+		step(t, l, func() bool { c, _, err = d.Next(); return c != nil || err != nil })
 		if c != nil {
 			step(t, l, func() bool { c.Recv(); return c.Err() != nil })
 			if !strings.Contains(c.Err().Error(), "tls") {
@@ -222,7 +222,7 @@ func TestUntrustedKeysAreRefused(t *testing.T) {
 		other := newMachine(t)
 		d = NewDialer(l, []string{addr}, a.key, other.trust)
 		d.Dial()
-		step(t, l, func() bool { c, err = d.Next(); return c != nil || err != nil })
+		step(t, l, func() bool { c, _, err = d.Next(); return c != nil || err != nil })
 		if !errors.Is(err, ErrUntrusted) {
 			t.Error(err)
 		}
@@ -252,7 +252,7 @@ func TestUntrustedKeysAreRefused(t *testing.T) {
 			t.Error("a plain client was kept", n, err)
 		}
 		plain.Close()
-		if got, err := ln.Next(); got != nil || err != nil {
+		if got, _, err := ln.Next(); got != nil || err != nil {
 			t.Error("one of them got in", got, err)
 		}
 	})

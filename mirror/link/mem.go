@@ -76,12 +76,13 @@ func (m *memConn) Write(p []byte) (int, error) {
 
 // made is a connection that has shaken hands, on its way to the loop.
 type made struct {
-	fd   int
-	peer string
-	addr string // which of the dialer's addresses it is
-	tls  *tls.Conn
-	mem  *memConn
-	err  error
+	fd      int
+	peer    string
+	addr    string // which of the dialer's addresses it is
+	control bool
+	tls     *tls.Conn
+	mem     *memConn
+	err     error
 }
 
 // handOver takes the socket away from Go's poller, as a blocking descriptor: an armed
@@ -103,11 +104,12 @@ func handOver(tcp *net.TCPConn, t *tls.Conn, m *memConn) (made, error) {
 	if err != nil {
 		return made{}, fmt.Errorf("link: hand over: %w", err)
 	}
-	if t.ConnectionState().NegotiatedProtocol == protoPlain {
+	proto := t.ConnectionState().NegotiatedProtocol
+	if proto == protoPlain {
 		return made{fd: fd, peer: peer}, nil
 	}
 	m.mem = true
-	return made{fd: fd, peer: peer, tls: t, mem: m}, nil
+	return made{fd: fd, peer: peer, control: proto == protoControl, tls: t, mem: m}, nil
 }
 
 // tune sets what a replication socket wants: no delay, keep-alive, and an end to data that is

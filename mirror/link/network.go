@@ -13,8 +13,15 @@ import (
 	"github.com/robib-ublk/robib/uring"
 )
 
-// halfOpen is how many connections may be shaking hands at once; more are closed at once.
-const halfOpen = 16
+// halfOpen is how many connections may be shaking hands at once; more are closed at once. ownSlots more are
+// kept for the machine that has shaken hands before: a data and a control connection.
+const (
+	halfOpen = 16
+	ownSlots = 2
+)
+
+// arriving is how many connections wait for the loop; more are closed at once.
+const arriving = 2 * ownSlots
 
 // arrivals are what goroutines bring to the loop.
 type arrivals struct {
@@ -29,7 +36,7 @@ type arrivals struct {
 func (a *arrivals) bring(m made) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.end {
+	if a.end || m.err == nil && len(a.q) >= arriving {
 		if m.err == nil {
 			unix.Close(m.fd)
 		}
@@ -40,29 +47,32 @@ func (a *arrivals) bring(m made) {
 }
 
 // next makes a connection of what came; loop only.
-func (a *arrivals) next() (*Conn, error) {
+func (a *arrivals) next() (c *Conn, control bool, err error) {
 	a.mu.Lock()
 	if len(a.q) == 0 {
 		a.mu.Unlock()
-		return nil, nil
+		return nil, false, nil
 	}
 	m := a.q[0]
 	a.q = a.q[1:]
 	a.mu.Unlock()
 	if m.err != nil {
-		return nil, m.err
+		return nil, m.control, m.err
 	}
 	var t sealer
 	if m.tls != nil {
 		t = m.tls
 	}
-	c, err := newConn(a.loop, m.fd, m.peer, t, m.mem)
-	if err != nil {
+	size := &dataSizes
+	if m.control {
+		size = &controlSizes
+	}
+	if c, err = newConn(a.loop, m.fd, m.peer, t, m.mem, size); err != nil {
 		unix.Close(m.fd)
-		return nil, err
+		return nil, m.control, err
 	}
 	c.addr = m.addr
-	return c, nil
+	return c, m.control, nil
 }
 
 func (a *arrivals) close() {
@@ -88,8 +98,10 @@ type Listener struct {
 	trust  *Trust
 	tokens tokens
 	slots  chan struct{}
+	own    chan struct{}
 	mu     sync.Mutex
 	open   map[net.Conn]bool
+	known  string // the host that has shaken hands last
 	closed bool
 	plain  bool
 }
@@ -100,7 +112,7 @@ func NewListener(l *uring.Loop, addr string, key *Key, trust *Trust, plain bool)
 	if err != nil {
 		return nil, err
 	}
-	s := &Listener{arrivals: arrivals{loop: l}, l: nl, plain: plain, key: key, trust: trust, tokens: tokens{now: time.Now}, slots: make(chan struct{}, halfOpen), open: map[net.Conn]bool{}}
+	s := &Listener{arrivals: arrivals{loop: l}, l: nl, plain: plain, key: key, trust: trust, tokens: tokens{now: time.Now}, slots: make(chan struct{}, halfOpen), own: make(chan struct{}, ownSlots), open: map[net.Conn]bool{}}
 	s.wg.Go(s.accept)
 	return s, nil
 }
@@ -114,8 +126,11 @@ func (s *Listener) Token(ttl time.Duration) (string, error) { return s.tokens.ne
 // Dial does nothing: the peer connects.
 func (s *Listener) Dial() {}
 
-// Next gives an accepted connection. Loop only.
-func (s *Listener) Next() (*Conn, error) { return s.next() }
+// DialControl does nothing either.
+func (s *Listener) DialControl() {}
+
+// Next gives an accepted connection, and says of which kind it is. Loop only.
+func (s *Listener) Next() (c *Conn, control bool, err error) { return s.next() }
 
 // Close ends listening, and handshakes under way, and waits for them.
 func (s *Listener) Close() error {
@@ -143,21 +158,45 @@ func (s *Listener) accept() {
 			<-t.C
 			continue
 		}
-		select {
-		case s.slots <- struct{}{}:
-		default:
+		slots := s.slot(c)
+		if slots == nil {
 			c.Close() // too many are shaking hands
 			continue
 		}
 		if !s.track(c, true) {
-			<-s.slots
+			<-slots
 			continue
 		}
 		s.wg.Go(func() {
-			defer func() { <-s.slots }()
+			defer func() { <-slots }()
 			s.shake(c.(*net.TCPConn))
 		})
 	}
+}
+
+// slot takes a place for a handshake; nil: there is none.
+func (s *Listener) slot(c net.Conn) chan struct{} {
+	select {
+	case s.slots <- struct{}{}:
+		return s.slots
+	default:
+	}
+	s.mu.Lock()
+	known := s.known == host(c)
+	s.mu.Unlock()
+	if known {
+		select {
+		case s.own <- struct{}{}:
+			return s.own
+		default:
+		}
+	}
+	return nil
+}
+
+func host(c net.Conn) string {
+	h, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+	return h
 }
 
 func (s *Listener) track(c net.Conn, on bool) bool {
@@ -181,7 +220,7 @@ func (s *Listener) shake(tcp *net.TCPConn) {
 	tune(tcp)
 	tcp.SetDeadline(time.Now().Add(handshakeLimit))
 	m := &memConn{Conn: tcp}
-	t := tls.Server(m, config(s.key, []string{session(s.plain), protoPair}, func(fp string, st tls.ConnectionState) error {
+	t := tls.Server(m, config(s.key, []string{session(s.plain), protoControl, protoPair}, func(fp string, st tls.ConnectionState) error {
 		if st.NegotiatedProtocol == protoPair {
 			if !s.tokens.valid(fp, false) {
 				return ErrTokenUsed
@@ -204,6 +243,9 @@ func (s *Listener) shake(tcp *net.TCPConn) {
 		tcp.Close()
 		return
 	}
+	s.mu.Lock()
+	s.known = host(tcp)
+	s.mu.Unlock()
 	if c, err := handOver(tcp, t, m); err == nil {
 		s.bring(c)
 	}

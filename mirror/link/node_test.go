@@ -43,20 +43,27 @@ func (d *ram) Close() error           { return nil }
 type asNetwork struct {
 	end interface {
 		Dial()
-		Next() (*Conn, error)
+		DialControl()
+		Next() (*Conn, bool, error)
 		Close() error
 	}
-	conn *Conn // the newest
+	conn    *Conn // the newest
+	control *Conn
 }
 
-func (n *asNetwork) Dial() { n.end.Dial() }
-func (n *asNetwork) Next() (mirror.Conn, error) {
-	c, err := n.end.Next()
-	if c == nil {
-		return nil, err
+func (n *asNetwork) Dial()        { n.end.Dial() }
+func (n *asNetwork) DialControl() { n.end.DialControl() }
+func (n *asNetwork) Next() (mirror.Conn, bool, error) {
+	c, control, err := n.end.Next()
+	switch {
+	case c == nil:
+		return nil, control, err
+	case control:
+		n.control = c
+	default:
+		n.conn = c
 	}
-	n.conn = c
-	return c, nil
+	return c, control, nil
 }
 
 const ramBytes = 4 << 20
@@ -189,7 +196,9 @@ func (p *nodePair) close() {
 		}
 	}
 	step(p.t, p.l, func() bool {
-		return !slices.ContainsFunc(p.half[:], func(h *half) bool { return h.net.conn != nil && !h.net.conn.freed })
+		return !slices.ContainsFunc(p.half[:], func(h *half) bool {
+			return h.net.conn != nil && !h.net.conn.freed || h.net.control != nil && !h.net.control.freed
+		})
 	})
 	for _, h := range p.half {
 		if err := h.net.end.Close(); err != nil {

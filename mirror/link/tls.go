@@ -11,7 +11,8 @@ import (
 // Application protocols: a session, and the exchange of keys before the first one.
 const (
 	protoSession = "robib/1"
-	protoPlain   = "robib-plain/1" // a session that goes on without encryption after the handshake
+	protoPlain   = "robib-plain/1"   // a session that goes on without encryption after the handshake
+	protoControl = "robib-control/1" // a session's control connection, encrypted in any case
 	protoPair    = "robib-pair/1"
 )
 

@@ -40,7 +40,7 @@ func TestAsyncGathers(t *testing.T) {
 		return waited
 	}
 	for range 5 {
-		if waited := one(); waited != wait {
+		if waited := one(); waited < wait || waited > wait+p.Net.MaxNs { // the world's steps take several events
 			t.Errorf("a single write waited for %d ns, not %d", waited, int64(wait))
 		}
 	}

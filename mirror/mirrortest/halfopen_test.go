@@ -31,17 +31,22 @@ func TestHalfOpenLinkIsNoticed(t *testing.T) {
 				// The last beats of an older setting are over after so long.
 				for end := p.W.Now + 2*beat; p.W.Now < end; p.Turn() {
 				}
-				beats := 0
-				p.Net.Tap = func(from int, f *wire.Frame) {
-					if from == 0 && f.Kind == wire.Heartbeat && f.Flags&1 == 0 {
-						beats++
+				var beats [2]int // on each kind of connections
+				count := func(kind int) func(int, *wire.Frame) {
+					return func(from int, f *wire.Frame) {
+						if from == 0 && f.Kind == wire.Heartbeat && f.Flags&1 == 0 {
+							beats[kind]++
+						}
 					}
 				}
+				p.Net.Tap, p.Net.TapControl = count(Data), count(Control)
 				end := p.W.Now + 20*beat
 				for ; p.W.Now < end; p.Turn() {
 				}
-				if beats < 18 || beats > 22 {
-					t.Errorf("%d heartbeats in the time of 20", beats)
+				for _, n := range beats {
+					if n < 18 || n > 22 {
+						t.Errorf("%d heartbeats in the time of 20", beats)
+					}
 				}
 				p.Net.Cut = cut
 				at := p.W.Now

@@ -224,7 +224,7 @@ func (h *history) strike() {
 		case '/':
 			h.cut()
 		case '~':
-			h.net.Break()
+			h.net.Break(Data)
 		default:
 			i := lead
 			if c == 'b' || c == 'B' {

@@ -14,8 +14,15 @@ type Net struct {
 	W      *blktest.World
 	MaxNs  int64                         // longest delay
 	Cut    [2]bool                       // frames from that side do not get through: a one-way partition
+	Half   [2][2]bool                    // the same for one kind of connections: data, control
+	Refuse [2]bool                       // attempts at connections of that kind fail
 	Room   int                           // frames that fit a connection
+	Rate   int64                         // bytes a second that a connection carries each way; 0: no bound
 	Tap    func(from int, f *wire.Frame) // sees each frame that is sent, if set
+
+	Lacks      uint64                        // features that no hello offers: those of an older version's peer
+	TapControl func(from int, f *wire.Frame) // sees those on control connections in its place, if set
+
 	sides  [2]*Side
 	Frames int
 }
@@ -24,9 +31,22 @@ type Net struct {
 type Side struct {
 	net  *Net
 	num  int
-	next []any // *Conn or error
+	next []arrival
 	up   bool
-	live *Conn
+	live [2]*Conn // data, control
+}
+
+// Kinds of connections.
+const (
+	Data = iota
+	Control
+)
+
+// arrival is a connection that was made or accepted, or an attempt's error.
+type arrival struct {
+	c    *Conn
+	kind int
+	err  error
 }
 
 // NewNet makes a network whose frames take up to maxNs.
@@ -49,22 +69,29 @@ func (n *Net) Start(i int) *Side {
 func (n *Net) Stop(i int) {
 	s := n.sides[i]
 	s.up = false
-	if s.live != nil {
-		s.live.fail(errors.New("reset by peer"))
+	for _, c := range s.live {
+		if c != nil {
+			c.fail(errors.New("reset by peer"))
+		}
 	}
 }
 
-// Break ends the connection there is, both ends noticing at times of their own.
-func (n *Net) Break() {
+// Break ends the connection of a kind that there is, both ends noticing at times of their own.
+func (n *Net) Break(kind int) {
 	for _, s := range n.sides {
-		if c := s.live; c != nil {
+		if c := s.live[kind]; c != nil {
 			n.W.After(1+n.W.Rand.Int64N(n.MaxNs), func() { c.err = errors.New("connection reset") })
 		}
 	}
 }
 
-// Dial makes a connection after a while, unless nobody listens or the way is cut.
-func (s *Side) Dial() {
+// Dial makes a data connection after a while, unless nobody listens or the way is cut.
+func (s *Side) Dial() { s.dial(Data) }
+
+// DialControl makes a control connection.
+func (s *Side) DialControl() { s.dial(Control) }
+
+func (s *Side) dial(kind int) {
 	n := s.net
 	if s.num == 1 {
 		return
@@ -74,42 +101,72 @@ func (s *Side) Dial() {
 		if !s.up {
 			return
 		}
-		if !peer.up || n.Cut[0] || n.Cut[1] {
-			s.next = append(s.next, errors.New("connection refused"))
+		if !peer.up || n.cut(0, kind) || n.cut(1, kind) || n.Refuse[kind] {
+			s.next = append(s.next, arrival{kind: kind, err: errors.New("connection refused")})
 			return
 		}
-		a, b := &Conn{n: n, from: 0}, &Conn{n: n, from: 1}
-		a.peer, b.peer = b, a
-		s.live, peer.live = a, b
-		s.next, peer.next = append(s.next, a), append(peer.next, b)
+		a := n.connect(kind)
+		s.live[kind], peer.live[kind] = a, a.peer
+		s.next, peer.next = append(s.next, arrival{c: a, kind: kind}), append(peer.next, arrival{c: a.peer, kind: kind})
 	})
 }
 
+func (n *Net) connect(kind int) *Conn {
+	a, b := &Conn{n: n, from: 0, kind: kind}, &Conn{n: n, from: 1, kind: kind}
+	a.peer, b.peer = b, a
+	return a
+}
+
+// Visit gives the dialing end of a connection that side 1 accepts, beside those that side 0 makes.
+func (n *Net) Visit(kind int) *Conn {
+	a := n.connect(kind)
+	n.sides[1].next = append(n.sides[1].next, arrival{c: a.peer, kind: kind})
+	return a
+}
+
+func (n *Net) cut(from, kind int) bool { return n.Cut[from] || n.Half[from][kind] }
+
 // Next gives what has happened.
-func (s *Side) Next() (mirror.Conn, error) {
+func (s *Side) Next() (mirror.Conn, bool, error) {
 	if len(s.next) == 0 {
-		return nil, nil
+		return nil, false, nil
 	}
 	x := s.next[0]
 	s.next = s.next[1:]
-	if err, ok := x.(error); ok {
-		return nil, err
+	if x.err != nil {
+		return nil, x.kind == Control, x.err
 	}
-	return x.(*Conn), nil
+	return x.c, x.kind == Control, nil
 }
 
-// Conn is one end of a simulated connection: ordered, delayed, bounded.
+// Conn is one end of a simulated connection: ordered, delayed, bounded. Others are no faster or slower for it.
 type Conn struct {
 	n      *Net
 	from   int
+	kind   int
 	peer   *Conn
 	in     []wire.Frame
-	pipe   []wire.Frame
-	flying int
-	last   int64
+	pipe   []packet
+	flying int   // frames
+	last   int64 // when the newest packet arrives
+	free   int64 // when it has been sent
+	came   uint64
+	sent   uint64
+	acked  uint64 // of sent, as far as the peer's machine could say so
 	err    error
 	closed bool
 }
+
+// packet is a part of a frame, with which the frame arrives or not yet, or the end.
+type packet struct {
+	f     wire.Frame
+	whole bool
+	bytes int
+	end   bool
+}
+
+// packetBytes is the size of the parts that frames are sent in where that takes time.
+const packetBytes = 1448
 
 // Peer names the other end.
 func (c *Conn) Peer() string { return fmt.Sprintf("sim%d", 1-c.from) }
@@ -129,13 +186,27 @@ func (c *Conn) fail(err error) {
 	})
 }
 
-// Close cuts the connection after what was sent has gone.
+var errClosed = errors.New("closed by peer")
+
+// Close cuts the connection, as TCP does: behind what was sent, unless something that came was not read.
 func (c *Conn) Close() error {
-	if !c.closed {
-		c.closed = true
-		c.n.W.After(c.last-c.n.W.Now, func() { c.fail(errors.New("closed by peer")) })
+	switch {
+	case c.closed:
+	case len(c.in) > 0:
+		c.fail(errClosed)
+	default:
+		c.put(packet{end: true})
 	}
+	c.closed = true
 	return nil
+}
+
+// put sends a packet behind those that were sent before.
+func (c *Conn) put(p packet) {
+	w := c.n.W
+	c.last = max(c.last, max(c.free, w.Now)+1+w.Rand.Int64N(c.n.MaxNs)) + 1
+	c.pipe = append(c.pipe, p)
+	w.After(c.last-w.Now, c.deliver)
 }
 
 // Send queues a copy.
@@ -149,32 +220,70 @@ func (c *Conn) Send(f *wire.Frame) bool {
 	n := c.n
 	g := *f
 	g.Body = append([]byte(nil), f.Body...)
+	if n.Lacks != 0 && f.Kind == wire.Hello {
+		if h, err := wire.DecodeHello(f.Body); err == nil {
+			h.Offered &^= n.Lacks
+			g.Body = h.Encode()
+		}
+	}
 	n.Frames++
-	if n.Tap != nil {
+	switch {
+	case c.kind == Control && n.TapControl != nil:
+		n.TapControl(c.from, f)
+	case n.Tap != nil:
 		n.Tap(c.from, f)
 	}
-	c.last = max(c.last, n.W.Now+1+n.W.Rand.Int64N(n.MaxNs)) + 1
 	c.flying++
-	c.pipe = append(c.pipe, g)
-	n.W.After(c.last-n.W.Now, c.deliver)
+	left := wire.HeadBytes + len(f.Body)
+	c.sent += uint64(left)
+	for left > 0 {
+		part := left
+		if n.Rate > 0 {
+			part = min(left, packetBytes)
+			c.free = max(c.free, n.W.Now) + int64(part)*1e9/n.Rate
+		}
+		left -= part
+		c.put(packet{f: g, whole: left == 0, bytes: part})
+	}
 	return true
 }
 
-// deliver brings the oldest frame to the other end; while the way is cut it is sent again and
+// deliver brings the oldest packet to the other end; while the way is cut it is sent again and
 // again, as TCP does.
 func (c *Conn) deliver() {
 	n := c.n
-	if n.Cut[c.from] && !c.peer.closed && c.peer.err == nil {
+	if n.cut(c.from, c.kind) && !c.peer.closed && c.peer.err == nil {
 		n.W.After(n.MaxNs, c.deliver)
 		return
 	}
-	g := c.pipe[0]
+	p := c.pipe[0]
 	c.pipe = c.pipe[1:]
+	if !c.peer.closed && c.peer.err == nil {
+		c.peer.came += uint64(p.bytes)
+		if p.end {
+			c.peer.err = errClosed
+		}
+	}
+	if !p.whole {
+		return
+	}
+	g := p.f
 	c.flying--
 	n.W.Mark(uint64(g.Kind), g.LSN, g.Durable)
 	if !c.peer.closed && c.peer.err == nil {
 		c.peer.in = append(c.peer.in, g)
 	}
+}
+
+// Received counts what came.
+func (c *Conn) Received() uint64 { return c.came }
+
+// Acknowledged counts what came at the peer, as far as its machine can say so.
+func (c *Conn) Acknowledged() (uint64, bool) {
+	if !c.n.cut(1-c.from, c.kind) {
+		c.acked = c.peer.came
+	}
+	return c.acked, c.acked == c.sent
 }
 
 // Recv gives the next frame.

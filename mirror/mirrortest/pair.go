@@ -199,6 +199,7 @@ func (p *Pair) Turn() bool {
 			p.Fail("%v", err)
 		}
 	}
+	p.declared()
 	if wake <= p.W.Now {
 		p.W.AdvanceTo(p.W.Now + 1)
 		return true
@@ -233,6 +234,18 @@ func Durable(primary, peer *mirror.Node) error {
 		return fmt.Errorf("LSN %d is taken for durable on the peer, up to %d is", a.RemoteDurable, b.Durable)
 	}
 	return nil
+}
+
+// declared checks that a secondary destages nothing that its primary, which serves, has not durably.
+func (p *Pair) declared() {
+	a, b := p.M[0], p.M[1]
+	if a.Node == nil || b.Node == nil || !a.Primary || b.Primary || !a.Node.Ready() || !a.Node.Status().Connected || !b.Node.Status().Connected {
+		return
+	}
+	to := min(b.Cache.DestageLimit, b.Cache.Log().LastData()) // what is behind has no records
+	if durable := a.Cache.Log().Durable(); to > durable && to > b.Cache.Declared() {
+		p.Fail("the secondary destages up to LSN %d, its primary has LSN %d durably", to, durable)
+	}
 }
 
 // note keeps what the primary sealed, in order.

@@ -79,7 +79,7 @@ func refillAheadOfTheLogs() (err error) {
 	m.Node.PauseResync(false)
 	p.until("the block is asked for", func() bool { return asked })
 	w := p.submit(0, at, n, 101)
-	p.until("the write is there", func() bool { return sent && p.Net.sides[0].live.flying == 0 })
+	p.until("the write is there", func() bool { return sent && p.Net.sides[0].live[Data].flying == 0 })
 	p.M[1] = peer
 	end := p.W.Now + slow/100
 	p.until("time passes", func() bool { return p.W.Now >= end })

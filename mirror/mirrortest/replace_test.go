@@ -105,7 +105,7 @@ func (p *Pair) replaceLog() {
 		p.Turn()
 		switch p.W.Rand.IntN(500) {
 		case 0:
-			p.Net.Break()
+			p.Net.Break(Data)
 		case 1:
 			p.Crash(1 - p.At)
 			p.Start(1 - p.At)
@@ -180,7 +180,7 @@ func (p *Pair) trouble(more bool) {
 	}
 	switch p.W.Rand.IntN(6) {
 	case 0:
-		p.Net.Break()
+		p.Net.Break(Data)
 	case 1:
 		p.Net.Cut = [2]bool{p.W.Rand.IntN(2) == 0, p.W.Rand.IntN(2) == 0}
 		turns(600)

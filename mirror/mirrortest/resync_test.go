@@ -138,7 +138,7 @@ func TestWriteDuringResync(t *testing.T) {
 						}
 					}
 					if breaks && v > 312 && p.M[0].Node.Status().Sessions < 4 {
-						p.Net.Break()
+						p.Net.Break(Data)
 					}
 				}
 				if i > 20_000 {

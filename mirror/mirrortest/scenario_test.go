@@ -213,7 +213,7 @@ func TestNewSessionIsNotDurable(t *testing.T) {
 		w := p.submit(0, 4096, 4096, 101)
 		p.until("the peer has it in RAM", func() bool { return p.M[1].Cache.Log().Sealed() > durable })
 		sessions := p.M[0].Node.Status().Sessions
-		p.Net.Break()
+		p.Net.Break(Data)
 		p.until("a new session", func() bool {
 			return p.M[0].Node.Status().Sessions > sessions && p.M[1].Node.Status().Connected
 		})

@@ -87,10 +87,27 @@ func (p *Pair) disturb() {
 		p.swap()
 		return
 	}
-	switch p.W.Rand.IntN(11) {
+	switch p.W.Rand.IntN(14) {
 	case 0:
-		p.Net.Break()
+		p.Net.Break(Data)
 		turns(100)
+	case 11: // the control connection alone, which then may not come back for a while
+		p.Net.Break(Control)
+		p.Net.Refuse[Control] = p.W.Rand.IntN(2) == 0
+		turns(1500)
+		p.Net.Refuse = [2]bool{}
+	case 12: // one kind of connections, one way or both
+		for kind, i := p.W.Rand.IntN(2), 0; i < 2; i++ {
+			p.Net.Half[i][kind] = p.W.Rand.IntN(2) == 0
+		}
+		p.Load.Left = max(p.Load.Left, p.W.Rand.IntN(60))
+		turns(1500)
+		p.Net.Half = [2][2]bool{}
+	case 13: // a slow link
+		p.Net.Rate = 300_000 + p.W.Rand.Int64N(3_000_000)
+		p.Load.Left = max(p.Load.Left, p.W.Rand.IntN(100))
+		turns(2000)
+		p.Net.Rate = 0
 	case 1: // a partition, one way or both
 		p.Net.Cut = [2]bool{p.W.Rand.IntN(2) == 0, p.W.Rand.IntN(2) == 0}
 		turns(2000)
@@ -142,7 +159,7 @@ func (p *Pair) fallOut() {
 		}
 		switch p.W.Rand.IntN(6) {
 		case 0, 1, 2:
-			p.Net.Break()
+			p.Net.Break(Data)
 		case 3:
 			p.Crash(1 - p.At)
 			p.Start(1 - p.At)
@@ -246,7 +263,7 @@ func (p *Pair) beforeThePeer() {
 		for range p.W.Rand.IntN(200) {
 			p.Turn()
 		}
-		p.Net.Break()
+		p.Net.Break(Data)
 	}
 }
 

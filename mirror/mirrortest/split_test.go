@@ -191,3 +191,30 @@ func TestCutTailIsNotOnTheDisk(t *testing.T) {
 		t.Error("the disks differ")
 	}
 }
+
+// A promoted machine that starts again, and has written nothing yet, takes the tail that the old primary
+// has more: its term is newer than that of the frames that bring it.
+func TestTailOfAnOlderTerm(t *testing.T) {
+	scenario(t, mirror.Sync, nil, func(p *Pair) {
+		p.write(0, 0, 4096, 100)
+		p.turns(500)
+		p.Net.Cut = [2]bool{true, false}
+		sealed := p.M[0].Cache.Log().Sealed()
+		p.submit(0, 0, 4096, 101)
+		p.until("it is durable here", func() bool { return p.M[0].Cache.Log().Durable() > sealed })
+		p.restart(0, false, nil)
+		if err := p.M[1].Node.Promote(true); err != nil {
+			fail("promote: %v", err)
+		}
+		p.until("it serves", func() bool { return p.M[1].Node.Ready() })
+		p.restart(1, true, nil)
+		p.Net.Cut = [2]bool{}
+		p.until("in sync", func() bool { return p.state(1) == mirror.StateInSync })
+		if !p.said("1 session connecting→up: take the peer's tail ") {
+			fail("it took no tail")
+		}
+		for i := range p.M {
+			holds(p.readAll(i), 0, 101)
+		}
+	})
+}

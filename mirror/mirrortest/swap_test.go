@@ -36,7 +36,7 @@ func (p *Pair) stumble(what, from, to int) (undo func()) {
 	}
 	switch what {
 	case 0:
-		p.Net.Break()
+		p.Net.Break(Data)
 	case 1:
 		p.Net.Cut = [2]bool{true, true}
 		return func() { p.Net.Cut = [2]bool{} }

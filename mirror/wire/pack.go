@@ -15,7 +15,9 @@ const (
 	FeatureLag   uint64 = 1 << 3 // heartbeats with a Backlog
 	FeatureSwap  uint64 = 1 << 4 // FactSwap; offered by a primary that can hand its role over
 
-	Features = FeatureElide | FeatureZstd | FeatureSum | FeatureLag
+	FeatureControl uint64 = 1 << 12 // a second connection for heartbeats: it begins with a hello each way, with Session and Connection 1
+
+	Features = FeatureElide | FeatureZstd | FeatureSum | FeatureLag | FeatureControl
 )
 
 // FlagOwnSum of a Segment frame: its body's only checksums are the segment's own, which whoever takes

@@ -53,25 +53,46 @@ func (p *pipe) Recv() (f wire.Frame, ok bool) {
 	return f, true
 }
 
+func (p *pipe) Received() uint64             { return uint64(p.head) }
+func (p *pipe) Acknowledged() (uint64, bool) { return uint64(p.peer.tail), p.peer.head == p.peer.tail }
+
 func (p *pipe) Err() error   { return nil }
 func (p *pipe) Close() error { return nil }
 func (p *pipe) Peer() string { return "pipe" }
 
 func (p *pipe) TCP() (t wire.TCP, ok bool) { return t, false }
 
-type oneConn struct{ c *pipe }
-
-func (n *oneConn) Dial() {}
-func (n *oneConn) Next() (mirror.Conn, error) {
-	if n.c == nil {
-		return nil, nil
-	}
-	c := n.c
-	n.c = nil
-	return c, nil
+// oneSession is a data connection, and a control connection once it is dialed.
+type oneSession struct {
+	c, control *pipe
+	dialed     bool
 }
 
-func testNode(t testing.TB, primary bool, c *pipe) (*mirror.Node, *dcd.Cache) {
+func (n *oneSession) Dial()        {}
+func (n *oneSession) DialControl() { n.dialed = true }
+func (n *oneSession) Next() (mirror.Conn, bool, error) {
+	if c := n.c; c != nil {
+		n.c = nil
+		return c, false, nil
+	}
+	if c := n.control; c != nil && n.dialed {
+		n.control = nil
+		return c, true, nil
+	}
+	return nil, false, nil
+}
+
+// pipes gives both ends of a connection.
+func pipes() (a, b *pipe) {
+	a, b = &pipe{}, &pipe{}
+	a.peer, b.peer = b, a
+	for i := range a.bufs {
+		a.bufs[i], b.bufs[i] = make([]byte, 0, 256<<10), make([]byte, 0, 256<<10)
+	}
+	return a, b
+}
+
+func testNode(t testing.TB, primary bool, c, control *pipe) (*mirror.Node, *dcd.Cache) {
 	t.Helper()
 	const size = 256 << 20
 	w := blktest.NewWorld(1)
@@ -90,7 +111,8 @@ func testNode(t testing.TB, primary bool, c *pipe) (*mirror.Node, *dcd.Cache) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := mirror.New(mirror.Options{Cache: cache, Net: &oneConn{c}, Primary: primary, Mode: mirror.Sync, Drive: w.Drive, Random: func() uint64 { return 4 }})
+	n, err := mirror.New(mirror.Options{Cache: cache, Net: &oneSession{c: c, control: control}, Primary: primary, Mode: mirror.Sync, Drive: w.Drive, Random: func() uint64 { return 4 },
+		Timing: mirror.Timing{Heartbeat: 10e6}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,15 +130,12 @@ type synced struct {
 
 func newSynced(t testing.TB, depth int) *synced {
 	t.Helper()
-	a, b := &pipe{}, &pipe{}
-	a.peer, b.peer = b, a
-	for i := range a.bufs {
-		a.bufs[i], b.bufs[i] = make([]byte, 0, 256<<10), make([]byte, 0, 256<<10)
-	}
+	a, b := pipes()
+	c, d := pipes()
 	v := &synced{depth: depth, now: blk.Instant{Mono: 1e9}}
 	var cache *dcd.Cache
-	v.pri, cache = testNode(t, true, a)
-	v.sec, _ = testNode(t, false, b)
+	v.pri, cache = testNode(t, true, a, c)
+	v.sec, _ = testNode(t, false, b, d)
 	var err error
 	if v.fake, err = ublk.NewFake(cache, depth, 64<<10); err != nil {
 		t.Fatal(err)
@@ -163,6 +182,9 @@ func TestSyncWritesAllocateNothing(t *testing.T) {
 		t.Fatalf("%d allocations for 10,000 writes", n)
 	}
 	st := v.pri.Status()
+	if !st.Control || st.RoundTripNanos == 0 {
+		t.Errorf("control connection up: %v, round trip %d ns", st.Control, st.RoundTripNanos)
+	}
 	if st.State != mirror.StateInSync || st.RemoteDurable == 0 || v.sec.Status().Sealed != st.Sealed {
 		t.Fatalf("%s, remote durable %d of %d", st.State, st.RemoteDurable, st.Sealed)
 	}

@@ -357,19 +357,28 @@ func (n *network) Dial() {
 	}
 }
 
-func (n *network) Next() (mirror.Conn, error) {
+func (n *network) DialControl() {
+	if n.dial != nil {
+		n.dial.DialControl()
+	}
+}
+
+func (n *network) Next() (mirror.Conn, bool, error) {
 	var c *link.Conn
+	var control bool
 	var err error
 	if n.dial != nil {
-		c, err = n.dial.Next()
+		c, control, err = n.dial.Next()
 	} else {
-		c, err = n.listen.Next()
+		c, control, err = n.listen.Next()
 	}
 	if c == nil {
-		return nil, err
+		return nil, control, err
 	}
-	n.using = c.Address()
-	return c, nil
+	if !control {
+		n.using = c.Address()
+	}
+	return c, control, nil
 }
 
 func (n *network) Close() error {

@@ -113,7 +113,8 @@ func kernelCounts(t *testing.T, dev string) map[string]uint64 {
 	return n
 }
 
-// missed is how often a probe of a volume's requests could not run, because an interrupt came while it did.
+// missed is how often a probe could not run for a request, of this or of another device, because an
+// interrupt had come while it did.
 func missed(t *testing.T, name string) (n uint64) {
 	t.Helper()
 	var doc struct{ Probes []latency.Probe }
@@ -128,14 +129,11 @@ func missed(t *testing.T, name string) (n uint64) {
 	return n
 }
 
-// whole checks that r has every request that the volume's dev completed since before, each with the
-// server's stamps, and that their stages add up.
+// whole checks that r has every request that the volume's dev completed since before, but for the few that
+// were missed, each with the server's stamps, and that their stages add up.
 func whole(t *testing.T, name string, r *latency.Report, dev string, before map[string]uint64) {
 	t.Helper()
 	lost := missed(t, name)
-	if lost > 3+r.Counts.Completed/100 {
-		t.Errorf("%d events of %d requests were missed", lost, r.Counts.Completed)
-	}
 	ours := map[string]uint64{}
 	for _, o := range r.Operations {
 		ours[o.Op] = o.Count
@@ -159,12 +157,18 @@ func whole(t *testing.T, name string, r *latency.Report, dev string, before map[
 			// The kernel does not tell the writing of zeros from writes, nor the empty write that a flush is.
 			n -= ours[bpf.WriteZeroes.String()] + ours[bpf.Flush.String()]
 		}
-		if ours[op] > n || ours[op]+lost < n {
-			t.Errorf("%s: %d counted, the kernel has %d, and %d events were missed", op, ours[op], n, lost)
-		}
+		matches(t, op, ours[op], n, lost)
 	}
 	if c := r.Counts; c.Completed == 0 || c.Matched != c.Completed || c.Full != 0 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// matches compares a count with the kernel's; where events were missed, one in a hundred may be.
+func matches(t *testing.T, op string, ours, kernels, lost uint64) {
+	t.Helper()
+	if ours > kernels || ours+min(lost, 1+kernels/100) < kernels {
+		t.Errorf("%s: %d counted, the kernel has %d, and %d events were missed", op, ours, kernels, lost)
 	}
 }
 
@@ -497,9 +501,7 @@ func TestLatencyExactRecovery(t *testing.T) {
 				is = f.Count
 			}
 		}
-		if lost := missed(t, "v"); is-was > n-kernel[op] || is-was+lost < n-kernel[op] {
-			t.Errorf("%s: %d counted, the kernel has %d, and %d events were missed", op, is-was, n-kernel[op], lost)
-		}
+		matches(t, op, is-was, n-kernel[op], missed(t, "v"))
 	}
 	if c := after.Counts; c.Matched != c.Completed || c.Completed < 590 {
 		t.Errorf("%+v", c)

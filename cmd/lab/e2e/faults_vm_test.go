@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 	"unsafe"
 )
 
@@ -407,7 +406,6 @@ func TestUsedBehind(t *testing.T) {
 	run(t, "mount", dataA, mnt)
 	run(t, "sh", "-c", "echo other > "+mnt+"/g")
 	run(t, "umount", mnt)
-	time.Sleep(time.Second)
 	refused(t, 1, "changed behind", "add", "--name", "used")
 	robib(t, "add", "--name", "used", "--accept-disk")
 	robib(t, "del", "used")

@@ -120,11 +120,13 @@ func TestBadCable(t *testing.T) {
 	p.end()
 }
 
-// The link is slower than the writes: the log absorbs it, status says so, and afterwards the peer catches up.
+// The link is slower than the writes, and its frames take longer than the peer may be silent: the log absorbs it,
+// status says so, the session goes on, and afterwards the peer catches up.
 func TestSlowLink(t *testing.T) {
 	p, a, _ := apart(t, "async")
+	until(t, "a control connection", func() bool { return stat(t, "p").Control && stat(t, "s").Control })
 	a.wire("rate", "2mbit")
-	ended, wait := background(t, p.Dev, job{"4k", 24, 2})
+	ended, wait := background(t, p.Dev, job{"4k", 24, 2}, job{"512k", 16, 2})
 	until(t, "cannot keep up", func() bool { s := stat(t, "p"); return s.CannotKeepUp && s.BacklogBytes > 1<<20 })
 	select {
 	case <-ended:
@@ -134,6 +136,11 @@ func TestSlowLink(t *testing.T) {
 	a.wire()
 	wait()
 	until(t, "level", func() bool { s := stat(t, "p"); return s.State == "in sync" && s.BacklogBytes == 0 && !s.CannotKeepUp })
+	for _, v := range []string{"p", "s"} {
+		if log := events(t, v); !strings.Contains(log, "session ") || strings.Contains(log, "session up→down") {
+			t.Errorf("the session of %s did not live through it:\n%s", v, log)
+		}
+	}
 	p.end()
 }
 

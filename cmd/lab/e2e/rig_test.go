@@ -89,6 +89,7 @@ type status struct {
 	Device    string `json:"device"`
 	ServerPID int    `json:"server_pid"`
 	PeerReads uint64 `json:"peer_reads_total"`
+	Control   bool   `json:"control_connected"`
 
 	BacklogBytes int64 `json:"backlog_bytes"`
 	CannotKeepUp bool  `json:"cannot_keep_up"`
