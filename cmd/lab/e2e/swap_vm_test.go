@@ -64,20 +64,25 @@ func TestSwapTwentyTimes(t *testing.T) {
 	p.end()
 }
 
-// primaries names which of the two have the role and a device.
-func primaries(t *testing.T) (which string) {
+// settled gives which of the two is the primary, once the other one is none and it has its device; and
+// whether neither is, so that promote makes one.
+func settled(t *testing.T) (which string, neither bool) {
 	t.Helper()
+	roles := map[string]int{}
 	for _, n := range []string{"p", "s"} {
 		var s status
-		out, _ := exec.Command("robib-ublk", "-j", "status", n).Output() // a server that is starting says nothing
-		if json.Unmarshal(out, &s) == nil && s.Role == "primary" && s.Device != "" {
-			which += n
+		out, _ := exec.Command("robib-ublk", "-j", "status", n).Output()
+		if json.Unmarshal(out, &s) != nil {
+			return "", false // its server is starting
+		}
+		if roles[s.Role]++; s.Role == "primary" && s.Device != "" {
+			which = n
 		}
 	}
-	if which == "ps" {
+	if roles["primary"] > 1 {
 		t.Fatal("both are primaries")
 	}
-	return which
+	return which, roles["secondary"] == 2
 }
 
 // A server dies in the middle of a swap, the old primary's or the new one's: one of them at most is the
@@ -86,18 +91,21 @@ func TestSwapUnderKills(t *testing.T) {
 	p := newPair(t, "sync")
 	fio(t, p.Dev, "4k", 4)
 	for i, victim := range []string{"p", "s", "p", "s"} {
-		done := make(chan string, 1)
+		const asks = "asks for the primary's role"
+		done, before := make(chan string, 1), strings.Count(events(t, "s"), asks)
 		pid := stat(t, victim).ServerPID
 		go func() {
 			out, err := try("robib-ublk", "promote", "s", "--timeout", "10s")
 			done <- fmt.Sprint(out, err)
 		}()
-		run(t, "sleep", fmt.Sprint(float64(i)*0.3))
+		until(t, "it is asked", func() bool { return strings.Count(events(t, "s"), asks) > before })
+		run(t, "sleep", fmt.Sprint(float64(i/2)*0.5))
 		try("kill", "-9", itoa(pid)) // it may have ended already
 		t.Logf("%s killed: %s", victim, <-done)
 		which := ""
 		until(t, "one is the primary", func() bool {
-			if which = primaries(t); which == "" {
+			neither := false
+			if which, neither = settled(t); neither {
 				try("robib-ublk", "promote", "s", "--timeout", "10s")
 			}
 			return which != ""
