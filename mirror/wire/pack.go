@@ -12,8 +12,9 @@ const (
 	FeatureElide uint64 = 1 << 0 // blocks of zeros left out of a data frame
 	FeatureZstd  uint64 = 1 << 1 // data frames compressed with Zstandard (RFC 8878)
 	FeatureSum   uint64 = 1 << 2 // segments without a checksum of the frame's
+	FeatureHash  uint64 = 1 << 3 // Compare frames; and the ID of a Resync's range, see Range
 
-	Features = FeatureElide | FeatureZstd | FeatureSum
+	Features = FeatureElide | FeatureZstd | FeatureSum | FeatureHash
 )
 
 // FlagOwnSum of a Segment frame: its body's only checksums are the segment's own, which whoever takes
