@@ -86,6 +86,12 @@ func (r *recorder) frame(_ int, f *wire.Frame) {
 			_, _, err = wire.ParseRange(g.Body, DiskBytes)
 			r.add("FuzzRange", f, g.Body, int64(DiskBytes))
 		}
+	case wire.Compare:
+		_, err = wire.ParseComparison(f.Body, DiskBytes)
+		r.add("FuzzComparison", f, f.Body, int64(DiskBytes))
+	case wire.Differs:
+		_, _, err = wire.ParseDiffers(f.Body, DiskBytes)
+		r.add("FuzzDiffers", f, f.Body, int64(DiskBytes))
 	}
 	if err != nil {
 		r.t.Errorf("kind %d: %v", f.Kind, err)
@@ -114,7 +120,7 @@ func (r *recorder) missing() (list []string) {
 			list = append(list, fmt.Sprintf("no frame of kind %d was sent", k))
 		}
 	}
-	for _, want := range []string{"FuzzUnpack/kind4-flags6", "FuzzUnpack/kind8-flags1", "FuzzUnpack/kind8-flags3", "FuzzRange/kind8-flags0", "FuzzPoints/kind2-flags0"} {
+	for _, want := range []string{"FuzzUnpack/kind4-flags6", "FuzzUnpack/kind8-flags1", "FuzzUnpack/kind8-flags3", "FuzzRange/kind8-flags0", "FuzzPoints/kind2-flags0", "FuzzComparison/kind16-flags0", "FuzzDiffers/kind17-flags0"} {
 		if len(r.seeds[want]) == 0 {
 			list = append(list, fmt.Sprintf("no seed for %s, only %v", want, slices.Sorted(maps.Keys(r.seeds))))
 		}

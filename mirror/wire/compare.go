@@ -27,6 +27,9 @@ type Pieces [MaxPieces / 64]uint64
 // Add puts piece i into the set.
 func (p *Pieces) Add(i int) { p[i/64] |= 1 << (i % 64) }
 
+// Has reports whether piece i is in the set.
+func (p *Pieces) Has(i int) bool { return p[i/64]&(1<<(i%64)) != 0 }
+
 // Drop takes pieces i to j-1 out of it.
 func (p *Pieces) Drop(i, j int) {
 	for ; i < j; i++ {
@@ -41,7 +44,7 @@ func (p *Pieces) Run() (i, j int, ok bool) {
 			continue
 		}
 		i = w*64 + bits.TrailingZeros64(x)
-		for j = i + 1; j < MaxPieces && p[j/64]&(1<<(j%64)) != 0; j++ {
+		for j = i + 1; j < MaxPieces && p.Has(j); j++ {
 		}
 		return i, j, true
 	}
