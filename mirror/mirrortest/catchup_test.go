@@ -19,7 +19,7 @@ func (p *Pair) pass(ns, every int64) {
 // What status says of a peer that is behind: why, how far in bytes and seconds, how fast it comes closer, and when it cannot.
 func TestCatchUpInStatus(t *testing.T) {
 	const second, rate = 1_000_000_000, 16 << 10
-	p := NewTunedPair(5, mirror.Async, t.Fatalf, func(o *mirror.Options) { o.Timing.Ship = 1 }) // what is sealed is sent: nothing lags by intent
+	p := NewTunedPair(1, mirror.Async, t.Fatalf, func(o *mirror.Options) { o.Timing.Ship = 1 }) // what is sealed is sent: nothing lags by intent
 	defer p.Free()
 	status := func() mirror.CatchUp { return p.M[0].Node.Status().CatchUp }
 	near := func(what string, got, want, off float64) {

@@ -16,6 +16,7 @@ type Net struct {
 	Cut    [2]bool                       // frames from that side do not get through: a one-way partition
 	Room   int                           // frames that fit a connection
 	Tap    func(from int, f *wire.Frame) // sees each frame that is sent, if set
+	Lacks  uint64                        // features that neither side offers: peers of an older version
 	sides  [2]*Side
 	Frames int
 }
@@ -146,6 +147,14 @@ func (c *Conn) Send(f *wire.Frame) bool {
 	n := c.n
 	g := *f
 	g.Body = append([]byte(nil), f.Body...)
+	if f.Kind == wire.Hello && n.Lacks != 0 {
+		h, err := wire.DecodeHello(g.Body)
+		if err != nil {
+			panic(err)
+		}
+		h.Offered &^= n.Lacks
+		g.Body = h.Encode()
+	}
 	n.Frames++
 	if n.Tap != nil {
 		n.Tap(c.from, f)

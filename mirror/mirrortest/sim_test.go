@@ -204,14 +204,17 @@ func run(seed uint64, mode mirror.Mode) (p *Pair, err error) {
 	defer catch(seed, &p, &err)
 	if seed%5 == 3 {
 		p = NewCleanPair(seed, mode, fail, tune(seed))
-		p.Net.Tap = tap
-		p.beforeThePeer(func() {})
 	} else {
 		p = NewTunedPair(seed, mode, fail, tune(seed))
-		p.Net.Tap = tap
-		if seed%5 == 1 {
-			p.beforeThePeer(p.seedPeer)
-		}
+	}
+	if p.Net.Tap = tap; seed%3 == 2 {
+		p.Net.Lacks = wire.FeatureHash
+	}
+	switch seed % 5 {
+	case 1:
+		p.beforeThePeer(p.seedPeer)
+	case 3:
+		p.beforeThePeer(func() {})
 	}
 	p.until("the first full sync", func() bool { return p.state(0) == mirror.StateInSync })
 	for range 1 + p.W.Rand.IntN(4) {
