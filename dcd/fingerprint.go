@@ -48,6 +48,23 @@ func Fingerprint(dev blk.Device, size int64, drive blk.Drive) (f [seglog.Fingerp
 	return f, nil
 }
 
+// Fingerprinted reports whether the log knows what all of the data disk's superblock areas hold.
+func (c *Cache) Fingerprinted() bool {
+	known, s := true, c.log.Super()
+	printsIn(0, c.info.SizeBytes, c.info.SizeBytes, func(k int, _ int64) { known = known && s.Fingerprint[k] != 0 })
+	return known
+}
+
+// Refingerprint has the log know it, with its next superblock. Nothing may be on its way to the data disk,
+// and what is on it must be durable.
+func (c *Cache) Refingerprint(drive blk.Drive) error {
+	f, err := Fingerprint(c.data, c.info.SizeBytes, drive)
+	if err == nil {
+		c.log.Super().Fingerprint = f
+	}
+	return err
+}
+
 // sightings are the versions of fingerprinted sectors that the recovered log holds.
 type sightings struct {
 	size int64

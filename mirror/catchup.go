@@ -91,7 +91,7 @@ func (l *lag) kick() (wake int64) {
 	l.mark(now)
 	l.write.take(now, int64(n.log.Head()))
 	if n.s.up && !n.s.tail {
-		l.ship.take(now, int64(n.log.Head())-l.inLog()+n.full.sent)
+		l.ship.take(now, int64(n.log.Head())-l.inLog()+n.full.sent+n.full.skipped)
 	}
 	l.judge(now)
 	return l.wake

@@ -17,21 +17,29 @@ const syncBytes = DefaultSyncBlock
 // each block at its place in the stream.
 // From before a block is read until it is sent, writes over it wait: what is read is the state
 // at the newest sealed segment, it is sent after that one, and nothing that changes it goes between.
+// So with a block's hashes, where the peer may have it already: it answers for its state at that place
+// of the stream. What is equal then is equal for good, for what changes either side later comes in the
+// stream; what differs is read again and sent, at a place of its own.
 type fullSync struct {
 	n       *Node
 	active  bool
-	next    int64 // offset of the next block to be read
+	next    int64 // offset from which the map is looked through for the next block
 	buf     []byte
 	req     blk.Request
 	reading bool
 	have    bool       // a block is read and not yet sent
+	hashing bool       // it goes as its hashes
+	hashed  int        // pieces of it
 	after   seglog.LSN // the segment after which it has its place
 	endSent bool
 	sent    int64
-	left    int64      // to be sent
+	skipped int64      // equal at the peer
+	left    int64      // to be sent, or found equal
 	at      seglog.LSN // where the peer's chain goes on
 	from    int64      // when the block in hand was begun
 	rest    int64      // the next one begins then: the client goes first
+
+	compares
 }
 
 // begin starts a sync at the newest sealed segment: the peer's log goes on after it. all: the peer
@@ -60,6 +68,7 @@ func (s *fullSync) begin(all bool) (wire.Point, error) {
 		ticket = n.log.Update(func(*seglog.Super) {})
 	}
 	d.SetResume(at, 0)
+	s.compare = s.pays(all || !n.s.hello.New && seglog.Marks(n.s.hello.Marks)&seglog.Inconsistent != 0)
 	// Only now may the log give up what the map has to say.
 	for n.log.Kick(n.now); !d.Durable() || n.log.Updated() < ticket; n.log.Kick(n.now) {
 		if err := n.log.Err(); err != nil {
@@ -86,6 +95,7 @@ func (s *fullSync) resume(lsn seglog.LSN) error {
 	if err := s.n.ship.from(lsn, s.n.s.durable); err != nil {
 		return err
 	}
+	s.compare = s.pays(true)
 	s.start(at, off)
 	return nil
 }
@@ -101,7 +111,8 @@ func (s *fullSync) ready() (err error) {
 }
 
 func (s *fullSync) start(at seglog.LSN, next int64) {
-	s.active, s.at, s.next, s.have, s.endSent, s.sent, s.rest = true, at, next, false, false, 0, 0
+	s.active, s.at, s.next, s.have, s.endSent, s.sent, s.skipped, s.rest = true, at, next, false, false, 0, 0, 0
+	s.forget()
 	s.left = s.n.log.Dirty().BytesFrom(next)
 }
 
@@ -138,31 +149,72 @@ func (s *fullSync) kick() (wake int64) {
 		n.s.lost(fmt.Errorf("sync: read [%d, +%d): %w", s.req.Offset, s.req.Length, s.req.Err))
 		return wake
 	}
-	size := n.cache.Info().SizeBytes
-	if !s.active || s.reading || s.have || s.next >= size || !n.s.up || n.resyncPaused || !n.pace.may(n.now.Mono) {
+	if s.have && !s.reading && s.active && s.hashing && s.hash() {
+		return n.now.Mono
+	}
+	if !s.active || s.reading || s.have || !n.s.up || n.resyncPaused || !n.pace.may(n.now.Mono) {
 		return wake
 	}
 	if n.now.Mono < s.rest {
 		return s.rest
 	}
-	from, k := n.log.Dirty().Next(s.next, min(n.o.Sync.Block, syncBytes))
-	if s.next = from; k == 0 {
-		s.next, s.left = size, 0
-		return n.now.Mono
+	off, k := s.pick()
+	if k == 0 {
+		return wake
 	}
 	s.after, s.from = n.log.Sealed(), n.now.Mono
 	if !(Planted && Plant == "no-lock") {
-		n.cache.LockRange(s.next, k)
+		n.cache.LockRange(off, k)
 	}
-	s.req = blk.Request{Op: blk.Read, Offset: s.next, Length: k, Buf: s.data()[:k], Owner: s}
+	s.req = blk.Request{Op: blk.Read, Offset: off, Length: k, Buf: s.data()[:k], Owner: s}
 	s.reading = true
+	if Planted && Plant == "hash-under-log" && s.hashing {
+		n.cache.Below(&s.req)
+		return wake
+	}
 	n.cache.Submit(&s.req)
 	return wake
 }
 
+// pick says what is read next: what the peer has said differs goes first.
+func (s *fullSync) pick() (off, k int64) {
+	n, size := s.n, s.n.cache.Info().SizeBytes
+	if off, k = s.differing(); k > 0 {
+		s.hashing = false
+		return off, k
+	}
+	if s.next >= size || s.compare && s.free() == nil {
+		return 0, 0
+	}
+	off, k = n.log.Dirty().Next(s.next, min(n.o.Sync.Block, syncBytes))
+	if s.next = off + k; k == 0 {
+		s.next = size
+		n.s.frames++ // the end may be due
+		return 0, 0
+	}
+	if s.hashing = s.compare && s.asks(); s.hashing {
+		s.ask(off, k)
+	}
+	return off, k
+}
+
+// done is the offset before which nothing is left to do; inHand: once the block in hand was sent.
+func (s *fullSync) done(inHand bool) int64 {
+	off := s.next
+	if (s.have || s.reading) && !inHand {
+		off = min(off, s.req.Offset)
+	}
+	return s.oldest(off)
+}
+
 // due reports whether the block that was read has its place right here: nothing of the log goes
 // before it, or a limited or full connection would never come to it.
-func (s *fullSync) due() bool { return s.active && s.have && s.n.ship.to >= s.after }
+func (s *fullSync) due() bool { return s.active && s.whenHashed() && s.n.ship.to >= s.after }
+
+// whenHashed reports whether a block is in hand, with its hashes if it goes as these.
+func (s *fullSync) whenHashed() bool {
+	return s.have && (!s.hashing || s.hashed == s.pieces(s.req.Length))
+}
 
 // send sends the block that was read, once everything sealed before it was sent, and the end.
 func (s *fullSync) send() {
@@ -171,35 +223,44 @@ func (s *fullSync) send() {
 		return
 	}
 	switch {
-	case s.have && n.ship.to >= s.after && n.log.Durable() >= s.after:
+	case s.whenHashed() && n.ship.to >= s.after && n.log.Durable() >= s.after:
 		// Durable, because a block is not sent again when the sync goes on after a power cut here.
-		if !n.pace.may(n.now.Mono) {
-			return
-		}
-		r := wire.Range{Offset: s.req.Offset, Length: s.req.Length, Zero: isZero(s.req.Buf)}
-		f := n.frameOf(wire.Resync)
-		f.Body = s.buf[4096-wire.RangeBytes : 4096+s.req.Length]
-		if r.Zero {
-			f.Body = f.Body[:wire.RangeBytes]
-		}
-		r.Put(f.Body)
-		if !n.sendData(f, wire.PackKey{Kind: f.Kind, A: uint64(s.req.Offset), B: s.after}, wire.RangeBytes) {
+		if !n.pace.may(n.now.Mono) || !s.sendBlock() {
 			return
 		}
 		// Only now: a write over the range that went ahead of the block would be undone by it.
 		n.cache.UnlockRange()
 		s.have = false
-		s.next += s.req.Length
-		s.sent += s.req.Length
-		s.left = max(s.left-s.req.Length, 0)
 		if n.now.Mono-n.cache.LastIO() < clientBusy {
 			s.rest = n.now.Mono + min(n.now.Mono-s.from, second) // half of the time is the client's alone
 		}
 		n.s.frames++ // the next read begins in the next kick, at once
-	case !s.have && s.next >= n.cache.Info().SizeBytes && !s.endSent && n.ship.to >= n.log.Sealed():
+	case !s.have && s.next >= n.cache.Info().SizeBytes && !s.waits() && !s.endSent && n.ship.to >= n.log.Sealed():
 		f := n.frameOf(wire.ResyncEnd)
 		s.endSent = n.s.conn.Send(f)
 	}
+}
+
+// sendBlock sends the block in hand, or its hashes; false: there is no room.
+func (s *fullSync) sendBlock() bool {
+	n := s.n
+	if s.hashing {
+		return s.sendHashes()
+	}
+	r := wire.Range{ID: uint64(s.done(true)), Offset: s.req.Offset, Length: s.req.Length, Zero: isZero(s.req.Buf)}
+	f := n.frameOf(wire.Resync)
+	f.Body = s.buf[4096-wire.RangeBytes : 4096+s.req.Length]
+	if r.Zero {
+		f.Body = f.Body[:wire.RangeBytes]
+	}
+	r.Put(f.Body)
+	if !n.sendData(f, wire.PackKey{Kind: f.Kind, A: uint64(s.req.Offset), B: s.after}, wire.RangeBytes) {
+		return false
+	}
+	s.sent += s.req.Length
+	n.resync.Sent += uint64(s.req.Length)
+	s.left = max(s.left-s.req.Length, 0)
+	return true
 }
 
 func isZero(b []byte) bool {
@@ -223,7 +284,7 @@ const clientBusy = 2_000_000
 // reached is told that the peer has everything up to off durably.
 func (s *fullSync) reached(off int64) {
 	if s.active {
-		s.n.log.Dirty().SetResume(s.at, off)
+		s.n.log.Dirty().SetResume(s.at, min(off, s.done(false)))
 	}
 }
 
@@ -236,7 +297,7 @@ func (s *fullSync) whole() {
 	s.active = false
 	n.log.Update(func(x *seglog.Super) { x.Marks &^= seglog.PeerNeedsFullSync | seglog.AssumedClean })
 	n.mapEnds()
-	n.event("full sync", "running", "complete", fmt.Sprintf("%d bytes", s.sent))
+	n.event("full sync", "running", "complete", fmt.Sprintf("%d bytes sent, %d equal at the peer", s.sent, s.skipped))
 }
 
 // mapEnds gives the dirty map up: the peer lacks nothing of what it says.

@@ -42,12 +42,14 @@ func (t *Timing) fill() {
 type SyncSizes struct {
 	Block int64 // of one read, and frame
 	Step  int64 // what the peer makes durable, and says so, at one go
+	Piece int64 // that one hash is of, where blocks are compared
 }
 
 // Defaults of SyncSizes.
 const (
 	DefaultSyncBlock = 512 << 10
 	DefaultSyncStep  = 16 << 20
+	DefaultSyncPiece = 16 << 10
 )
 
 func (s *SyncSizes) fill() {
@@ -56,6 +58,9 @@ func (s *SyncSizes) fill() {
 	}
 	if s.Step == 0 {
 		s.Step = DefaultSyncStep
+	}
+	if s.Piece == 0 {
+		s.Piece = DefaultSyncPiece
 	}
 }
 
@@ -124,6 +129,7 @@ type Node struct {
 	pack     wire.Packer
 	unpack   wire.Unpacker
 	rawBytes uint64 // of data frames that were sent, before they were packed
+	resync   ResyncStats
 
 	wanted       Mode   // that SetMode asked for, not in force yet; 0: none
 	wantedAt     uint64 // superblock ticket that must be durable before
@@ -275,7 +281,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	if n.progress() != before {
 		wake = now.Mono // the policy above has not seen it yet
 	}
-	wake = min(wake, n.full.kick())
+	wake = min(wake, n.full.kick(), n.rx.hash())
 	n.send()
 	wake = min(wake, n.pace.wake(), n.ship.wake())
 	if n.hasPeer() {
@@ -303,7 +309,7 @@ func (n *Node) watchesDurable() bool {
 
 // progress is what the policy depends on and the cache moves.
 func (n *Node) progress() [5]uint64 {
-	p := [5]uint64{n.log.Updated(), 0, uint64(n.rx.out), n.cache.Cleared()}
+	p := [5]uint64{n.log.Updated(), 0, uint64(n.rx.out) + n.rx.reads<<8, n.cache.Cleared()}
 	if n.watchesDurable() {
 		p[1] = n.log.Durable()
 	}
@@ -366,6 +372,8 @@ func (n *Node) frame(f *wire.Frame) {
 		n.markDone(f)
 	case wire.Progress:
 		n.progressed(f)
+	case wire.Differs:
+		n.full.answered(f)
 	default:
 		n.rx.frame(f)
 	}
@@ -377,6 +385,7 @@ func (n *Node) send() {
 		return
 	}
 	n.rx.ack()
+	n.rx.answer()
 	n.s.heartbeat()
 	n.srv.send()
 	n.peer.send()

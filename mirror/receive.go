@@ -43,11 +43,16 @@ type receiver struct {
 	upTo     int64             // end of the last block
 	pausing  bool              // the disk is flushed before more is taken
 	progress int64             // to be told; 0: nothing
+
+	order []*resyncSlot // that are compared, oldest first
+	reads uint64        // of them, that came back
 }
 
+// resyncSlot is a block on its way to the disk, or one that is compared.
 type resyncSlot struct {
 	blk.Request
 	busy bool
+	comparison
 }
 
 func (x *receiver) open() (err error) {
@@ -66,7 +71,7 @@ func (x *receiver) close() error {
 
 // Complete records that a block, or the flush, has reached the disk.
 func (x *receiver) Complete(r *blk.Request) {
-	if r.Err != 0 {
+	if r.Err != 0 && r.Op != blk.Read {
 		x.n.Fail(fmt.Errorf("full sync: write the data disk: %w", r.Err))
 	}
 	if r.Tag == resyncSlots {
@@ -77,8 +82,12 @@ func (x *receiver) Complete(r *blk.Request) {
 		}
 		return
 	}
-	x.slots[r.Tag].busy = false
-	x.out--
+	if s := &x.slots[r.Tag]; s.comparing {
+		x.wasRead(s)
+	} else {
+		s.busy = false
+		x.out--
+	}
 }
 
 // blocked reports whether a frame waits for room: nothing behind it is taken meanwhile.
@@ -104,6 +113,8 @@ func (x *receiver) frame(f *wire.Frame) {
 		x.segment(f)
 	case f.Kind == wire.Resync && x.syncing:
 		x.resync(f)
+	case f.Kind == wire.Compare && x.syncing:
+		x.compare(f)
 	case f.Kind == wire.ResyncEnd && x.syncing:
 		x.ended, x.endAt = true, f.LSN
 	default:
@@ -300,28 +311,43 @@ func (x *receiver) resync(f *wire.Frame) {
 		n.s.lost(fmt.Errorf("full sync: %w", errors.Join(err, wire.ErrBody)))
 		return
 	}
-	for i := range x.slots {
-		s := &x.slots[i]
-		if s.busy {
-			continue
-		}
-		b := x.mem[i*syncBytes:][:r.Length]
-		if r.Zero {
-			clear(b)
-		} else {
-			copy(b, data)
-		}
-		s.busy = true
-		x.out++
-		s.Op, s.Offset, s.Length, s.Buf, s.Owner = blk.Write, r.Offset, r.Length, b, x
-		n.cache.Below(&s.Request)
-		x.upTo = r.Offset + r.Length
-		if x.since += r.Length; x.since >= n.o.Sync.Step {
-			x.pausing = true
-		}
+	s, b := x.slot(r.Length)
+	if s == nil {
+		x.hold(f)
 		return
 	}
-	x.hold(f)
+	if r.Zero {
+		clear(b)
+	} else {
+		copy(b, data)
+	}
+	x.out++
+	s.Op, s.Offset, s.Length, s.Buf, s.Owner = blk.Write, r.Offset, r.Length, b, x
+	n.cache.Below(&s.Request)
+	x.came(&r)
+}
+
+// slot takes a free slot with room for length bytes; nil: all are in use.
+func (x *receiver) slot(length int64) (*resyncSlot, []byte) {
+	for i := range x.slots {
+		if s := &x.slots[i]; !s.busy {
+			s.busy, s.comparing = true, false
+			return s, x.mem[i*syncBytes:][:length:length]
+		}
+	}
+	return nil, nil
+}
+
+// came counts a block, or one that was compared: after some the disk is flushed. An equal one, too, may
+// not be durable: an earlier session may have brought it, or it may be that of a sector under way then.
+func (x *receiver) came(r *wire.Range) {
+	x.upTo = r.Offset + r.Length
+	if x.n.s.hello.Offered&wire.FeatureHash != 0 {
+		x.upTo = int64(r.ID)
+	}
+	if x.since += r.Length; x.since >= x.n.o.Sync.Step {
+		x.pausing = true
+	}
 }
 
 // follow is the secondary's policy: destage what was declared, finish a full sync, end a chain.
@@ -405,6 +431,10 @@ func (x *receiver) finishSync() {
 	case !x.flushed:
 		x.flushDisk()
 	case x.ticket == 0:
+		if err := x.fingerprint(); err != nil {
+			n.Fail(err)
+			return
+		}
 		x.ticket = n.log.Update(func(s *seglog.Super) { s.Marks &^= seglog.Inconsistent })
 	case n.log.Updated() >= x.ticket:
 		x.ticket, x.syncing, x.ended, x.whole = 0, false, false, true
@@ -454,5 +484,6 @@ func (x *receiver) lost() {
 		x.prepare = nil
 		x.n.cache.DestageAll(false)
 	}
+	x.forget()
 	x.pausing, x.progress = false, 0 // a flush that ends later says nothing in the next session
 }

@@ -29,6 +29,7 @@ type Status struct {
 	SinceNanos                       int64 // since the session came up or was lost
 	PeerReads                        uint64
 	SyncDone, SyncTotal              int64
+	Resync                           ResyncStats // of all syncs since this server's start
 	CatchUp                          CatchUp
 	RefillDone, RefillTotal          int64 // of a new data disk; 0, 0: none is being filled
 	HeartbeatNanos, PeerDeadNanos    int64
@@ -159,7 +160,7 @@ func (n *Node) Status() Status {
 	sup := n.log.Super()
 	s := Status{Primary: n.primary, Ready: n.Ready(), State: n.state, Reason: n.reason, Mode: n.o.Mode, OnDisconnect: n.o.OnDisconnect, Connected: n.s.up, LastError: n.s.lastErr, Term: sup.Term, Marks: sup.Marks, Volume: sup.Volume,
 		Sealed: n.log.Sealed(), Durable: n.log.Durable(), Shipped: n.ship.to, Received: n.ship.received, RemoteDurable: n.ship.durable, RoundTripNanos: n.s.rtt,
-		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent, RawBytes: n.rawBytes,
+		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent, Resync: n.resync, RawBytes: n.rawBytes,
 		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}
 	s.Destaged, s.HeartbeatNanos, s.PeerDeadNanos = s.Cache.Destaged, n.o.Timing.Heartbeat, n.o.Timing.PeerDead
 	s.CatchUp = n.lag.catchUp()
@@ -174,7 +175,7 @@ func (n *Node) Status() Status {
 		s.LagSegments = s.Sealed - s.RemoteDurable
 	}
 	if n.full.active {
-		s.SyncDone, s.SyncTotal = n.full.next, n.cache.Info().SizeBytes
+		s.SyncDone, s.SyncTotal = n.full.done(false), n.cache.Info().SizeBytes
 	}
 	return s
 }

@@ -181,6 +181,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 	if s.SyncPercent > 0 {
 		row("full_sync", "%.0f %%", s.SyncPercent)
 	}
+	if s.ResyncSent+s.ResyncCompared > 0 {
+		row("resync", "%s sent; %s compared by hash, of which %s were equal and not sent", volume.Bytes(int64(s.ResyncSent)), volume.Bytes(int64(s.ResyncCompared)), volume.Bytes(int64(s.ResyncSkipped)))
+	}
 	row("cache", "%.0f %% of the log in use (destage from %d %%, throttled from %d %%), oldest write not destaged %.0f s old", s.OccupancyPercent, s.LowWater, s.HighWater, s.OldestSeconds)
 	if len(s.QueueRequests) > 1 {
 		row("queues", "%d, requests of each: %v", len(s.QueueRequests), s.QueueRequests)

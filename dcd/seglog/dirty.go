@@ -240,6 +240,9 @@ func (d *Dirty) MarkAll() {
 	d.n = d.bits
 }
 
+// Unit is how many bytes of the volume a bit stands for.
+func (d *Dirty) Unit() int64 { return d.unit }
+
 // Bytes is how much of the volume is dirty, in whole units.
 func (d *Dirty) Bytes() int64 { return d.n * d.unit }
 

@@ -15,7 +15,7 @@ func TestAsyncGathers(t *testing.T) {
 	var sent seglog.LSN
 	var sentAt int64
 	var p *Pair
-	p = NewCleanPair(3, mirror.Async, t.Fatalf, func(o *mirror.Options) { o.Timing.Ship = wait })
+	p = NewCleanPair(1, mirror.Async, t.Fatalf, func(o *mirror.Options) { o.Timing.Ship = wait })
 	defer p.Free()
 	p.Net.Tap = func(from int, f *wire.Frame) {
 		if from == 0 && f.Kind == wire.Segment {

@@ -12,7 +12,7 @@ type traffic struct{ data, dataFrames, beats int64 }
 
 func (c *traffic) count(f *wire.Frame) {
 	switch f.Kind {
-	case wire.Segment, wire.Resync, wire.ReadReply:
+	case wire.Segment, wire.Resync, wire.ReadReply, wire.Compare:
 		c.data += int64(wire.HeadBytes + len(f.Body))
 		c.dataFrames++
 	case wire.Heartbeat:

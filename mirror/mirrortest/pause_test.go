@@ -18,7 +18,7 @@ func (p *Pair) turns(n int) {
 // peer is brought level by itself.
 func TestDisconnect(t *testing.T) {
 	for side := range 2 {
-		p := NewTunedPair(4, mirror.Sync, t.Fatalf, nil)
+		p := NewTunedPair(1, mirror.Sync, t.Fatalf, nil)
 		p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
 		sessions := func() int { return p.M[0].Node.Status().Sessions }
 		p.M[side].Node.Disconnect(true)
@@ -42,7 +42,7 @@ func TestDisconnect(t *testing.T) {
 
 // A sync that is paused goes no further, while writes go on to the peer; then it ends.
 func TestPauseResync(t *testing.T) {
-	p := NewTunedPair(4, mirror.Sync, t.Fatalf, nil)
+	p := NewTunedPair(1, mirror.Sync, t.Fatalf, nil)
 	defer p.Free()
 	done := func() int64 { return p.M[0].Node.Status().SyncDone }
 	p.until("the sync has begun", func() bool { return p.state(0) == mirror.StateFullSync && done() > 0 })

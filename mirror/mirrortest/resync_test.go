@@ -145,7 +145,7 @@ func TestWriteDuringResync(t *testing.T) {
 					fail("it never ends: %s", status().Reason)
 				}
 			}
-			if len(wrote) < 10 {
+			if len(wrote) < 5 {
 				fail("%d writes during the sync", len(wrote))
 			}
 			if breaks != p.said("go on with the sync") {

@@ -96,6 +96,12 @@ func (r *recorder) frame(_ int, f *wire.Frame) {
 			_, _, err = wire.ParseRange(g.Body, DiskBytes)
 			r.add("FuzzRange", f, g.Body, int64(DiskBytes))
 		}
+	case wire.Compare:
+		_, err = wire.ParseComparison(f.Body, DiskBytes)
+		r.add("FuzzComparison", f, f.Body, int64(DiskBytes))
+	case wire.Differs:
+		_, _, err = wire.ParseDiffers(f.Body, DiskBytes)
+		r.add("FuzzDiffers", f, f.Body, int64(DiskBytes))
 	}
 	if err != nil {
 		r.t.Errorf("kind %d: %v", f.Kind, err)
@@ -125,7 +131,7 @@ func (r *recorder) missing() (list []string) {
 		}
 	}
 	for _, want := range []string{"FuzzUnpack/kind4-flags6", "FuzzUnpack/kind8-flags1", "FuzzUnpack/kind8-flags3", "FuzzRange/kind8-flags0", "FuzzPoints/kind2-flags0",
-		"FuzzWait/kind11-flags4", "FuzzHead/kind12-flags4", "FuzzBacklog/kind6-flags16"} {
+		"FuzzWait/kind11-flags4", "FuzzHead/kind12-flags4", "FuzzBacklog/kind6-flags16", "FuzzComparison/kind16-flags0", "FuzzDiffers/kind17-flags0"} {
 		if len(r.seeds[want]) == 0 {
 			list = append(list, fmt.Sprintf("no seed for %s, only %v", want, slices.Sorted(maps.Keys(r.seeds))))
 		}

@@ -228,9 +228,14 @@ func run(seed uint64, mode mirror.Mode, swaps bool) (p *Pair, err error) {
 		mark = seglog.AssumedClean
 	}
 	p = newPair(seed, mode, fail, tune(seed), mark, swaps)
-	p.Net.Tap = tap
-	if seed%5 == 3 {
-		p.beforeThePeer()
+	if p.Net.Tap = tap; seed%3 == 2 {
+		p.Net.Lacks = wire.FeatureHash
+	}
+	switch seed % 5 {
+	case 1:
+		p.beforeThePeer(p.seedPeer)
+	case 3:
+		p.beforeThePeer(func() {})
 	}
 	p.until("the first full sync", func() bool { return p.state(p.At) == mirror.StateInSync })
 	for range 1 + p.W.Rand.IntN(4) {
@@ -248,8 +253,29 @@ func run(seed uint64, mode mirror.Mode, swaps bool) (p *Pair, err error) {
 	return p, nil
 }
 
-// beforeThePeer has the primary write, and crash, before it meets the secondary for the first time.
-func (p *Pair) beforeThePeer() {
+// seedPeer puts on the secondary's disk what the primary's holds now, under its log, but for some places.
+func (p *Pair) seedPeer() {
+	b := bytes.Clone(p.M[0].Data.Bytes())
+	for n := p.W.Rand.IntN(40); n > 0; n-- {
+		at, k := p.W.Rand.IntN(DiskBytes/512)*512, 512<<p.W.Rand.IntN(6)
+		piece := b[at:min(at+k, DiskBytes)]
+		switch from := p.W.Rand.IntN(3); from {
+		case 0:
+			clear(piece)
+		case 1: // from elsewhere
+			copy(piece, bytes.Clone(b[p.W.Rand.IntN(DiskBytes/512)*512:]))
+		default:
+			for i := range piece {
+				piece[i] = byte(p.W.Rand.Uint32())
+			}
+		}
+	}
+	p.M[1].Data.Restore(b)
+}
+
+// beforeThePeer has the primary write, and crash, before it meets the secondary for the first time;
+// then calls met.
+func (p *Pair) beforeThePeer(met func()) {
 	p.Net.Cut = [2]bool{true, true}
 	for n := p.W.Rand.IntN(3000); n > 0; n-- {
 		p.Load.Left = max(p.Load.Left, 5)
@@ -258,6 +284,7 @@ func (p *Pair) beforeThePeer() {
 			p.crashPrimary1(true)
 		}
 	}
+	met()
 	p.Net.Cut = [2]bool{}
 	for p.W.Rand.IntN(3) == 0 {
 		for range p.W.Rand.IntN(200) {
@@ -357,6 +384,9 @@ func TestSimulation(t *testing.T) {
 						}
 					}
 				}
+				if strings.Contains(e, "bytes sent, ") && !strings.Contains(e, ", 0 equal") {
+					ways["equal at the peer"]++
+				}
 				for _, w := range fills {
 					if strings.Contains(e, w) {
 						ways[w]++
@@ -383,7 +413,7 @@ func TestSimulation(t *testing.T) {
 			t.Fatalf("%v: seed 1 is not deterministic (%v)", mode, err)
 		}
 		t.Logf("%v: %d seeds, %d distinct histories, %d sessions in the last lives; %v", mode, n, len(seen), sessions, ways)
-		for _, w := range append([]string{"stream", "full sync", "map sync", "go on with the sync", "resumed"}, fills...) {
+		for _, w := range append([]string{"stream", "full sync", "map sync", "go on with the sync", "resumed", "equal at the peer"}, fills...) {
 			if ways[w] == 0 {
 				t.Errorf("%v: never: %s", mode, w)
 			}

@@ -33,6 +33,10 @@ const (
 	Goodbye     Kind = 13 // the sender ends the session; Body is the reason
 	Fetch       Kind = 14 // instead of a hello: the segment LSN of volume Body, for a log that is damaged
 	Progress    Kind = 15 // a full or map sync is durable on the sender's disk up to the end of the range in Body
+	Compare     Kind = 16 // instead of a Resync: hashes of a range, at its place in the order
+	Differs     Kind = 17 // the answer: which pieces of the range the sender's copy does not have like that
+
+	lastKind = Differs
 )
 
 // MaxBody bounds a frame's body.
@@ -107,7 +111,7 @@ func ParseHead(b []byte) (f Frame, n int, err error) {
 	f = Frame{Kind: Kind(b[4]), Flags: b[5], Term: Term{le.Uint64(b[16:]), le.Uint64(b[24:])}, LSN: le.Uint64(b[32:]), Durable: le.Uint64(b[40:]), Sent: int64(le.Uint64(b[48:]))}
 	size := le.Uint32(b[8:])
 	switch {
-	case f.Kind < Hello || f.Kind > Progress:
+	case f.Kind < Hello || f.Kind > lastKind:
 		return f, 0, fmt.Errorf("%w: %d", ErrKind, f.Kind)
 	case size > MaxBody:
 		return f, 0, fmt.Errorf("%w: %d bytes", ErrTooBig, size)

@@ -171,3 +171,51 @@ func FuzzPack(f *testing.F) {
 		}
 	})
 }
+
+func FuzzComparison(f *testing.F) {
+	f.Fuzz(func(t *testing.T, b []byte, size int64) {
+		if size < 0 {
+			return
+		}
+		c, err := ParseComparison(b, size)
+		if err != nil {
+			return
+		}
+		if n := PiecesOf(c.Length, c.PieceBytes); n < 1 || n > MaxPieces || len(c.Hashes) != n*HashBytes || c.Offset < 0 || c.Offset+c.Length > size {
+			t.Fatalf("%+v of %d", c, size)
+		}
+		again := make([]byte, CompareHead, len(b))
+		c.Put(again)
+		if d, err := ParseComparison(append(again, c.Hashes...), size); err != nil || d.Range != c.Range || d.PieceBytes != c.PieceBytes {
+			t.Fatalf("%+v became %+v, %v", c, d, err)
+		}
+	})
+}
+
+func FuzzDiffers(f *testing.F) {
+	f.Fuzz(func(t *testing.T, b []byte, size int64) {
+		if size < 0 {
+			return
+		}
+		r, p, err := ParseDiffers(b, size)
+		if err != nil {
+			return
+		}
+		runs := 0
+		for q := p; ; runs++ {
+			i, j, ok := q.Run()
+			if !ok {
+				break
+			}
+			if i >= j || j > MaxPieces || runs > MaxPieces {
+				t.Fatalf("%v: run %d to %d", p, i, j)
+			}
+			q.Drop(i, j)
+		}
+		again := make([]byte, DiffersBytes)
+		PutDiffers(again, r, &p)
+		if s, q, err := ParseDiffers(again, size); err != nil || s != r || q != p {
+			t.Fatalf("%+v %v became %+v %v, %v", r, p, s, q, err)
+		}
+	})
+}

@@ -177,7 +177,8 @@ func DecodeDecision(b []byte) (d DecisionMsg, err error) {
 // RangeBytes is the size of a range in front of a body's data.
 const RangeBytes = 32
 
-// Range names a part of the disk; ID pairs a read's reply with its request.
+// Range names a part of the disk; ID pairs a read's reply with its request. Of a Resync or Compare it is
+// the offset before which a sync is done once the frame was acted upon, from whoever offers FeatureHash.
 type Range struct {
 	ID             uint64
 	Offset, Length int64

@@ -111,3 +111,76 @@ func TestOwnSum(t *testing.T) {
 		}
 	}
 }
+
+func sampleComparison() []byte {
+	c := Comparison{Range: Range{ID: 7, Offset: 512, Length: 3 * 1024}, PieceBytes: 2048}
+	b := make([]byte, CompareHead+2*HashBytes)
+	c.Put(b)
+	for i, s := range []string{"one piece", "another"} {
+		h := HashOf([]byte(s))
+		copy(b[CompareHead+i*HashBytes:], h[:])
+	}
+	return b
+}
+
+// Both frames of a comparison are frozen, the hash with them.
+func TestComparison(t *testing.T) {
+	b := sampleComparison()
+	if got := hex.EncodeToString(b); got != goldenCompare {
+		t.Errorf("comparison: %s", got)
+	}
+	c, err := ParseComparison(b, 1<<20)
+	if h := HashOf([]byte("another")); err != nil || c.Range != (Range{ID: 7, Offset: 512, Length: 3 * 1024}) || c.PieceBytes != 2048 || !bytes.Equal(c.Hashes[HashBytes:], h[:]) {
+		t.Fatalf("%+v %v", c, err)
+	}
+	for what, bad := range map[string]func(){
+		"no hash":         func() { b = b[:len(b)-HashBytes] },
+		"half a hash":     func() { b = b[:len(b)-1] },
+		"one hash more":   func() { b = append(b, make([]byte, HashBytes)...) },
+		"no piece size":   func() { le.PutUint32(b[RangeBytes:], 0) },
+		"odd pieces":      func() { le.PutUint32(b[RangeBytes:], 2049) },
+		"behind the disk": func() { le.PutUint64(b[8:], 1<<20-1024) },
+		"too many pieces": func() { le.PutUint64(b[16:], 512*(MaxPieces+1)); le.PutUint32(b[RangeBytes:], 512) },
+	} {
+		b = sampleComparison()
+		if bad(); true {
+			if _, err := ParseComparison(b, 1<<20); err == nil {
+				t.Errorf("%s passed", what)
+			}
+		}
+	}
+	var p Pieces
+	if _, _, ok := p.Run(); ok || p.Count() != 0 || !p.Within(0) {
+		t.Error("an empty set")
+	}
+	for _, i := range []int{1, 62, 63, 64, 65, 200} {
+		p.Add(i)
+	}
+	b = make([]byte, DiffersBytes)
+	PutDiffers(b, c.Range, &p)
+	if got := hex.EncodeToString(b); got != goldenDiffers {
+		t.Errorf("answer: %s", got)
+	}
+	if r, q, err := ParseDiffers(b, 1<<20); err != nil || r != c.Range || q != p {
+		t.Errorf("%+v %v %v", r, q, err)
+	}
+	if _, _, err := ParseDiffers(b[:DiffersBytes-1], 1<<20); err == nil {
+		t.Error("a short answer passed")
+	}
+	if p.Within(200) || !p.Within(201) || p.Within(64) || p.Count() != 6 {
+		t.Errorf("%v", p)
+	}
+	for _, want := range [][2]int{{1, 2}, {62, 66}, {200, 201}} {
+		i, j, ok := p.Run()
+		if !ok || [2]int{i, j} != want {
+			t.Errorf("run %d to %d, want %v", i, j, want)
+		}
+		p.Drop(i, j)
+	}
+	if p.Add(MaxPieces - 1); p.Within(MaxPieces-1) || !p.Within(MaxPieces) {
+		t.Errorf("%v", p)
+	}
+	if i, j, _ := p.Run(); i != MaxPieces-1 || j != MaxPieces {
+		t.Errorf("run %d to %d", i, j)
+	}
+}

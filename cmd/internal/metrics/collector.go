@@ -51,6 +51,9 @@ var plain = []struct {
 	{"elided_zero_bytes_total", "Zeros that did not have to be sent.", counter, func(s *Sample) float64 { return float64(s.Node.Pack.ElidedBytes) }, paired},
 	{"resync_done_bytes", "How far the full or map sync under way is; 0 when there is none.", gauge, func(s *Sample) float64 { return float64(s.Node.SyncDone) }, leads},
 	{"resync_size_bytes", "Where the full or map sync under way ends; 0 when there is none.", gauge, func(s *Sample) float64 { return float64(s.Node.SyncTotal) }, leads},
+	{"resync_sent_bytes_total", "Blocks that full and map syncs sent to the peer, before compression.", counter, func(s *Sample) float64 { return float64(s.Node.Resync.Sent) }, leads},
+	{"resync_compared_bytes_total", "Blocks that they compared with the peer's by hash.", counter, func(s *Sample) float64 { return float64(s.Node.Resync.Compared) }, leads},
+	{"resync_skipped_bytes_total", "What of them was equal, and so was not sent.", counter, func(s *Sample) float64 { return float64(s.Node.Resync.Skipped) }, leads},
 
 	{"refill_done_bytes", "How far a new data disk is filled; 0 when none is being filled.", gauge, func(s *Sample) float64 { return float64(s.Node.RefillDone) }, leads},
 	{"refill_size_bytes", "Where the refill under way ends; 0 when there is none.", gauge, func(s *Sample) float64 { return float64(s.Node.RefillTotal) }, leads},

@@ -111,6 +111,9 @@ type Status struct {
 	RefillBytes      int64    `json:"refilled_bytes"`              // of a new data disk
 	RefillTotal      int64    `json:"refill_bytes"`                // 0: none is being filled
 	Paused           []string `json:"paused"`                      // by the user: destage, resync, link
+	ResyncSent       uint64   `json:"resync_sent_bytes_total"`     // by full and map syncs since this server's start
+	ResyncCompared   uint64   `json:"resync_compared_bytes_total"` // with the peer's, by hash
+	ResyncSkipped    uint64   `json:"resync_skipped_bytes_total"`  // equal, and not sent
 	RateLimit        int64    `json:"rate_limit_bytes_per_second"` // 0: none
 	SentBytes        uint64   `json:"sent_data_bytes_total"`
 	RawBytes         uint64   `json:"sent_data_raw_bytes_total"` // what it stands for
@@ -161,6 +164,7 @@ func (s *Server) Status() (any, error) {
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}
+	v.ResyncSent, v.ResyncCompared, v.ResyncSkipped = st.Resync.Sent, st.Resync.Compared, st.Resync.Skipped
 	v.RefillBytes, v.RefillTotal = st.RefillDone, st.RefillTotal
 	v.catchUp(&st.CatchUp)
 	v.Latency, v.Metrics = s.traced(), s.exports.status()
