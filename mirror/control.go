@@ -176,6 +176,7 @@ func (c *control) frame(f *wire.Frame) {
 	case f.Kind == wire.Goodbye:
 		// What was sent before it on the data connection may still be on its way, and counts.
 		n.s.bye = fmt.Sprintf("the peer says: %s", f.Body[:min(len(f.Body), wire.MaxReason)])
+		n.swap.wanted = false
 	default:
 		n.s.sealedBy(f)
 		n.beat(f, c.conn)

@@ -15,7 +15,7 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 		t.Run(bug, func(t *testing.T) {
 			mirror.Plant = bug
 			for seed := range uint64(2000) {
-				p, err := run(seed, mirror.Sync, seed%2 == 1)
+				p, err := run(seed, mirror.Sync, bug == "swap-early")
 				if p != nil {
 					p.Free()
 				}

@@ -62,6 +62,7 @@ func (m *machines) serve(q Request) *Server {
 	}
 	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log}, New: p.New, Reattach: m.reattach, Discard: m.discard, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
 	s.stack = &stack{s: s}
+	s.started.Store(true)
 	opened := make(chan error, 1)
 	closed := make(chan error, 1)
 	go func() {

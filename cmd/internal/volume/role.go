@@ -83,7 +83,7 @@ func (s *Server) takeRole(ctx context.Context, a control.Args, progress func(str
 		return r, err
 	}
 	if err := n.Save(); err != nil {
-		return r, err
+		return r, fmt.Errorf("this side has the role, and cannot note it: %w; mend that, then `robib-ublk stop %s`, serve it, and promote it again", err, n.Name)
 	}
 	r.MissingFrom, r.MissingTo, r.MissingBytes, r.SilentSeconds, r.MayMiss = m.From, m.To, m.Bytes, float64(m.SilentNanos)/1e9, m.Acknowledged
 	return r, k.call(func() {
@@ -125,9 +125,13 @@ func (s *Server) asked(wait int64) {
 
 // answer hands this primary's role over, or keeps it and says why.
 func (s *Server) answer(limit time.Duration) {
-	had, err := s.live, errors.New("another command is under way there")
-	if s.commit.TryLock() {
+	had, err := false, errors.New("another command is under way there")
+	switch {
+	case !s.started.Load():
+		err = errors.New("its server is only starting")
+	case s.commit.TryLock():
 		defer s.commit.Unlock()
+		had = s.live
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		err = s.handOver(ctx)

@@ -37,6 +37,11 @@ func TestRolesAreSwapped(t *testing.T) {
 	m.pri = m.serve(Request{Role: Primary, Name: "a", Disk: disks["a"], Remote: address, Mode: "async"})
 	m.inSync()
 
+	m.pri.started.Store(false)
+	if err := m.ask(); err == nil || !strings.Contains(err.Error(), "only starting") {
+		t.Fatalf("while the server starts: %v", err)
+	}
+	m.pri.started.Store(true)
 	m.pri.commit.Lock()
 	if err := m.ask(); err == nil || !strings.Contains(err.Error(), "another command is under way there") {
 		t.Fatalf("while another command is under way: %v", err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,6 +46,7 @@ type Server struct {
 	ctl     *ublk.Control
 	dev     *ublk.Device
 	live    bool
+	started atomic.Bool // start is over: from here on it is commands that change things
 	begun   time.Time
 	ended   chan struct{} // the loop has ended, with loopErr
 	quit    chan int      // exit code asked for
@@ -65,6 +67,7 @@ func Run(o ServerOptions) int {
 		s.shutdown()
 		return supervise.ExitRefused
 	}
+	s.started.Store(true)
 	sig := make(chan os.Signal, 1)
 	signal.Notify(sig, syscall.SIGTERM, os.Interrupt)
 	for {

@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -61,48 +64,57 @@ func TestSwapTwentyTimes(t *testing.T) {
 	p.end()
 }
 
-// The old primary dies in the middle of a swap, and the new one: who is asked again has the role in the end.
+// settled gives which of the two is the primary, once the other one is none and it has its device; and
+// whether neither is, so that promote makes one.
+func settled(t *testing.T) (which string, neither bool) {
+	t.Helper()
+	roles := map[string]int{}
+	for _, n := range []string{"p", "s"} {
+		var s status
+		out, _ := exec.Command("robib-ublk", "-j", "status", n).Output()
+		if json.Unmarshal(out, &s) != nil {
+			return "", false // its server is starting
+		}
+		if roles[s.Role]++; s.Role == "primary" && s.Device != "" {
+			which = n
+		}
+	}
+	if roles["primary"] > 1 {
+		t.Fatal("both are primaries")
+	}
+	return which, roles["secondary"] == 2
+}
+
+// A server dies in the middle of a swap, the old primary's or the new one's: one of them at most is the
+// primary afterwards, and where neither is, promote makes it.
 func TestSwapUnderKills(t *testing.T) {
 	p := newPair(t, "sync")
 	fio(t, p.Dev, "4k", 4)
-	for _, victim := range []string{"p", "s"} {
-		done := make(chan string, 1)
+	for i, victim := range []string{"p", "s", "p", "s"} {
+		const asks = "asks for the primary's role"
+		done, before := make(chan string, 1), strings.Count(events(t, "s"), asks)
 		pid := stat(t, victim).ServerPID
 		go func() {
 			out, err := try("robib-ublk", "promote", "s", "--timeout", "10s")
-			if err != nil {
-				out = "refused: " + out
-			}
-			done <- out
+			done <- fmt.Sprint(out, err)
 		}()
-		run(t, "kill", "-9", itoa(pid))
-		out := <-done
-		t.Logf("%s killed: %s", victim, out)
-		one := func() (primary string) {
-			for _, n := range []string{"p", "s"} {
-				if out, err := try("robib-ublk", "-j", "status", n); err == nil || strings.Contains(out, `"role"`) {
-					if s := stat(t, n); s.Role == "primary" && s.Device != "" {
-						primary += n
-					}
-				}
+		until(t, "it is asked", func() bool { return strings.Count(events(t, "s"), asks) > before })
+		run(t, "sleep", fmt.Sprint(float64(i/2)*0.5))
+		try("kill", "-9", itoa(pid)) // it may have ended already
+		t.Logf("%s killed: %s", victim, <-done)
+		which := ""
+		until(t, "one is the primary", func() bool {
+			neither := false
+			if which, neither = settled(t); neither {
+				try("robib-ublk", "promote", "s", "--timeout", "10s")
 			}
-			return primary
-		}
-		settled := ""
-		until(t, "both answer, and one at most is the primary", func() bool {
-			_, err := try("robib-ublk", "-j", "status", victim)
-			settled = one()
-			return settled != "ps" && (err == nil || settled != "")
+			return which != ""
 		})
-		if settled == "" {
-			robib(t, "promote", "s")
-			settled = "s"
-		}
-		inSync(t, settled)
-		fio(t, stat(t, settled).Device, "4k", 4, "--verify_only")
-		if settled == "s" {
+		inSync(t, which)
+		fio(t, stat(t, which).Device, "4k", 4, "--verify_only")
+		if which == "s" {
 			robib(t, "promote", "p")
-			inSync(t, "p")
+			roleOf(t, "p", "primary", "in sync")
 		}
 	}
 	p.end()
