@@ -14,8 +14,7 @@ func TestAsyncGathers(t *testing.T) {
 	const wait = 3_000_000
 	var sent seglog.LSN
 	var sentAt int64
-	var p *Pair
-	p = NewCleanPair(1, mirror.Async, t.Fatalf, func(o *mirror.Options) { o.Timing.Ship = wait })
+	p := NewCleanPair(1, mirror.Async, t.Fatalf, func(o *mirror.Options) { o.Timing.Ship = wait })
 	defer p.Free()
 	p.Net.Tap = func(from int, f *wire.Frame) {
 		if from == 0 && f.Kind == wire.Segment {

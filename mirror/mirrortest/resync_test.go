@@ -9,6 +9,7 @@ import (
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
 
@@ -36,19 +37,20 @@ func (p *Pair) equal() []byte {
 	return b
 }
 
-// scenario runs f on a pair that is in sync, and whose client does only what f says.
+// play runs f on a pair that is in sync, and whose client does only what f says.
+func play(mode mirror.Mode, tune func(*mirror.Options), f func(p *Pair)) (err error) {
+	var p *Pair
+	defer catch(5, &p, &err)
+	p = NewTunedPair(5, mode, fail, tune)
+	defer p.Free()
+	p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
+	f(p)
+	return nil
+}
+
 func scenario(t *testing.T, mode mirror.Mode, tune func(*mirror.Options), f func(p *Pair)) {
 	t.Helper()
-	var p *Pair
-	err := func() (err error) {
-		defer catch(5, &p, &err)
-		p = NewTunedPair(5, mode, fail, tune)
-		p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
-		f(p)
-		p.Free()
-		return nil
-	}()
-	if err != nil {
+	if err := play(mode, tune, f); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -157,6 +159,42 @@ func TestWriteDuringResync(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A block of a sync takes long to be read, and is written meanwhile: the write waits, or the peer would have it on
+// its disk when the older block comes.
+func TestSlowReadDuringResync(t *testing.T) {
+	if err := slowReadDuringResync(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func slowReadDuringResync() error {
+	return play(mirror.Sync, nil, func(p *Pair) {
+		p.W.Batch = 1
+		for i := range int64(4) {
+			p.write(0, i*16<<10, 4096, 100)
+		}
+		p.until("destaged", func() bool { return p.M[0].Cache.Dirty() == 0 })
+		p.Crash(1)
+		p.until("alone", func() bool { return p.state(0) == mirror.StateDegraded })
+		s := seglog.Super{Log: seglog.UUID{78}, DiskBytes: DiskBytes, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
+		if err := seglog.Create(p.M[1].Log, s, p.W.Drive); err != nil {
+			fail("create: %v", err)
+		}
+		p.Start(1)
+		p.until("under way", func() bool { return p.state(0) == mirror.StateFullSync && p.M[0].Node.Status().SyncDone >= 16<<10 })
+		hits := p.M[0].Data.Hits
+		p.M[0].Data.SlowNth(blk.Read, 1, 50_000_000)
+		p.until("a block is being read", func() bool { return p.M[0].Data.Hits > hits })
+		off := p.M[0].Node.Status().SyncDone
+		w := p.submit(0, off, 4096, 101)
+		p.until("it is written", func() bool { return w.done })
+		if w.Err != 0 {
+			fail("%v", w.Err)
+		}
+		holds(p.equal(), off, 101)
+	})
 }
 
 // The end of a sync is lost, either that it ended, or that the copy is complete. It is in sync only when

@@ -202,8 +202,14 @@ func TestDemotedLevelIsNotAhead(t *testing.T) {
 // A new session says nothing of what is only in the peer's RAM: its log is slow, the connection breaks, and what
 // came with the last one is not durable there before the log says so.
 func TestNewSessionIsNotDurable(t *testing.T) {
+	if err := newSessionSlowLog(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newSessionSlowLog() error {
 	const slow = 5_000_000_000
-	scenario(t, mirror.Sync, func(o *mirror.Options) { o.OnDisconnect = mirror.Suspend }, func(p *Pair) {
+	return play(mirror.Sync, func(o *mirror.Options) { o.OnDisconnect = mirror.Suspend }, func(p *Pair) {
 		p.W.Batch = 1
 		p.write(0, 0, 4096, 100)
 		p.turns(500)
@@ -227,5 +233,39 @@ func TestNewSessionIsNotDurable(t *testing.T) {
 			fail("LSN %d is durable: %v", p.M[1].Cache.Log().Durable(), w.Err)
 		}
 		p.equal()
+	})
+}
+
+// Nothing is acknowledged alone before the mark that says so is durable.
+func TestAloneNeedsTheMark(t *testing.T) {
+	if err := aloneWithSlowMark(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func aloneWithSlowMark() error {
+	const slow = 1_000_000_000
+	return play(mirror.Sync, nil, func(p *Pair) {
+		p.W.Batch = 1
+		p.write(0, 0, 4096, 100)
+		p.turns(500)
+		p.quiet()
+		p.M[0].Log.SlowNth(blk.Write, 1, slow)
+		p.Crash(1)
+		p.until("alone", func() bool { return p.state(0) == mirror.StateDegraded })
+		end := p.W.Now + slow/2
+		w := p.submit(0, 4096, 4096, 101)
+		l := p.M[0].Cache.Log()
+		p.until("time passes", func() bool { return p.W.Now >= end })
+		if l.Durable() != l.Sealed() || l.Super().Marks&seglog.Degraded == 0 {
+			fail("LSN %d of %d, %v", l.Durable(), l.Sealed(), l.Super().Marks)
+		}
+		if s, err := seglog.Probe(p.M[0].Log, p.W.Drive); err != nil || s.Marks&seglog.Degraded != 0 || w.done {
+			fail("acknowledged %v, and the mark is %v (%v)", w.done, s.Marks, err)
+		}
+		p.until("it is acknowledged", func() bool { return w.done })
+		if s, err := seglog.Probe(p.M[0].Log, p.W.Drive); err != nil || s.Marks&seglog.Degraded == 0 || w.Err != 0 {
+			fail("%v, and the mark is %v (%v)", w.Err, s.Marks, err)
+		}
 	})
 }

@@ -145,33 +145,37 @@ func TestSplitBrain(t *testing.T) {
 // What a primary sealed and the peer never got is kept from its data disk until the peer was asked: when
 // that was promoted meanwhile, the tail is cut, and the disk must not hold it. As a demoted one, too.
 func TestCutTailIsNotOnTheDisk(t *testing.T) {
-	p := NewPair(5, mirror.Sync, t.Fatalf)
-	defer p.Free()
-	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
+	if err := cutTail(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func cutTail() error { return play(mirror.Sync, nil, cutTailOf) }
+
+func cutTailOf(p *Pair) {
 	p.write(0, 0, 4096, 100)
-	turnUntil(t, p, func() bool { return p.M[0].Cache.Dirty()+p.M[1].Cache.Dirty() == 0 })
+	p.until("the next step", func() bool { return p.M[0].Cache.Dirty()+p.M[1].Cache.Dirty() == 0 })
 	p.Net.Cut = [2]bool{true, false}
 	p.Load.Reads, p.Load.Left = 0, 8
 	sealed := p.M[0].Cache.Log().Sealed()
-	turnUntil(t, p, func() bool { return p.M[0].Cache.Log().Durable() >= sealed+2 })
+	p.until("the next step", func() bool { return p.M[0].Cache.Log().Durable() >= sealed+2 })
 	p.Crash(0)
 	p.Load = nil
 	before := bytes.Clone(p.M[0].Data.Bytes())
 	quiet := func(when string) {
-		t.Helper()
 		p.turns(3000)
 		if p.M[0].Cache.Log().Sealed() < sealed+2 || !bytes.Equal(p.M[0].Data.Bytes(), before) {
-			t.Fatalf("%s: up to LSN %d, of %d that both have; the disk was written", when, p.M[0].Cache.Log().Sealed(), sealed)
+			fail("%s: up to LSN %d, of %d that both have; the disk was written", when, p.M[0].Cache.Log().Sealed(), sealed)
 		}
 	}
 	p.Net.Cut = [2]bool{true, true}
 	p.Start(0)
 	quiet("while it waits for the peer")
 	if err := p.M[1].Node.Promote(true); err != nil {
-		t.Fatal(err)
+		fail("%v", err)
 	}
 	p.Net.Cut = [2]bool{}
-	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateFenced })
+	p.until("the next step", func() bool { return p.state(0) == mirror.StateFenced })
 	quiet("fenced")
 	p.Net.Cut = [2]bool{true, true}
 	p.restart(0, false, nil)
@@ -179,16 +183,16 @@ func TestCutTailIsNotOnTheDisk(t *testing.T) {
 	p.restart(0, false, nil)
 	quiet("started again")
 	p.Net.Cut = [2]bool{}
-	turnUntil(t, p, func() bool { return p.state(1) == mirror.StateInSync })
-	if got := strings.Join(p.Events, "\n"); !strings.Contains(got, "up: cut and stream") {
-		t.Error(got)
+	p.until("the next step", func() bool { return p.state(1) == mirror.StateInSync })
+	if !p.said("up: cut and stream") {
+		fail("it was not cut")
 	}
 	if err := p.M[1].Node.Drain(false); err != nil {
-		t.Fatal(err)
+		fail("drain: %v", err)
 	}
-	turnUntil(t, p, func() bool { done, _ := p.M[1].Node.Drained(); return done })
+	p.until("drained", func() bool { done, _ := p.M[1].Node.Drained(); return done })
 	if !bytes.Equal(p.M[0].Data.Bytes(), p.M[1].Data.Bytes()) {
-		t.Error("the disks differ")
+		fail("the disks differ")
 	}
 }
 
