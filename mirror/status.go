@@ -41,13 +41,22 @@ type Status struct {
 	Cache                            dcd.Status
 }
 
-// TCP is the state of the socket to the peer, asked for now; false: there is no connection, or it is
-// not known. Loop only.
-func (n *Node) TCP() (t wire.TCP, ok bool) {
-	if n.s.conn == nil {
-		return t, false
+// Sockets is the state of the sockets to the peer, asked for now; nil: nothing is known. Loop only.
+func (n *Node) Sockets() *wire.Sockets {
+	ask := func(c Conn) *wire.TCP {
+		if c == nil {
+			return nil
+		}
+		if t, ok := c.TCP(); ok {
+			return &t
+		}
+		return nil
 	}
-	return n.s.conn.TCP()
+	s := &wire.Sockets{Data: ask(n.s.conn), Control: ask(n.ctl.conn)}
+	if s.Data == nil && s.Control == nil {
+		return nil
+	}
+	return s
 }
 
 // Degraded reports whether the volume has a peer and is not as safe as it should be.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/cmd/internal/volume"
+	"github.com/robib-ublk/robib/mirror/wire"
 )
 
 // ListCmd lists volumes.
@@ -152,9 +153,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 			row("encryption", "OFF: what is written crosses the network in the clear (--encrypt=off)")
 		}
 		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %g s, dead after %g s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
-		if t := s.Network; t != nil {
-			row("network", "TCP round trip %.2f ms, least %.2f ms; %s not acknowledged, %d segments sent again", float64(t.RTTNanos)/1e6, float64(t.MinRTTNanos)/1e6, volume.Bytes(t.SendQueueBytes), t.Retransmits)
-		}
+		s.Network.Each(func(connection string, t *wire.TCP) {
+			row("network", connection+" connection: TCP round trip %.2f ms, least %.2f ms; %s not acknowledged, %d segments sent again", float64(t.RTTNanos)/1e6, float64(t.MinRTTNanos)/1e6, volume.Bytes(t.SendQueueBytes), t.Retransmits)
+		})
 		switch {
 		case s.Control:
 			row("control", "up: heartbeats wait behind no data")

@@ -11,12 +11,12 @@ import (
 // The connection's own round trip is told where there is a connection.
 func TestStatusShowsNetwork(t *testing.T) {
 	s := volume.Status{Name: "v", Role: "secondary", Listen: ":1"}
-	for _, want := range []string{"", "\tnetwork  TCP round trip 0.25 ms, least 0.20 ms; 3 MiB not acknowledged, 7 segments sent again\n"} {
+	for _, want := range []string{"", "\tnetwork  data connection: TCP round trip 0.25 ms, least 0.20 ms; 3 MiB not acknowledged, 7 segments sent again\n"} {
 		var b strings.Builder
 		if printStatus(&b, &s); !strings.Contains(b.String(), want) || strings.Contains(b.String(), "\tnetwork") != (want != "") {
 			t.Errorf("want %q:\n%s", want, b.String())
 		}
-		s.Network = &wire.TCP{RTTNanos: 250e3, MinRTTNanos: 200e3, SendQueueBytes: 3 << 20, Retransmits: 7}
+		s.Network = &wire.Sockets{Data: &wire.TCP{RTTNanos: 250e3, MinRTTNanos: 200e3, SendQueueBytes: 3 << 20, Retransmits: 7}}
 	}
 }
 

@@ -94,18 +94,29 @@ func TestTCPIsNotKnown(t *testing.T) {
 	})
 }
 
-// Both ends of a volume know their connection while there is one.
-func TestTCPOfNodes(t *testing.T) {
+// Both ends of a volume know their connections while there are any.
+func TestSocketsOfNodes(t *testing.T) {
 	onLoop(t, func(l *uring.Loop) {
 		p := newNodePair(t, l, func(addr string) []string { return []string{addr} }, nil)
 		defer p.close()
-		if s, ok := p.half[0].node.TCP(); ok {
+		if s := p.half[0].node.Sockets(); s != nil {
 			t.Errorf("before there is a connection: %+v", s)
 		}
-		p.until("in sync", p.inSync)
+		p.until("two connections", func() bool {
+			for _, h := range p.half {
+				if s := h.node.Sockets(); !p.inSync() || s == nil || s.Data == nil || s.Control == nil {
+					return false
+				}
+			}
+			return true
+		})
 		p.write(0, fill(make([]byte, 64<<10), 1))
 		for _, h := range p.half {
-			state(t, h.node)
+			h.node.Sockets().Each(func(connection string, s *wire.TCP) {
+				if s.RTTNanos <= 0 || s.Window == 0 {
+					t.Errorf("%s: %+v", connection, s)
+				}
+			})
 		}
 	})
 }

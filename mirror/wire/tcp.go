@@ -14,3 +14,19 @@ type TCP struct {
 	ReceiveQueueBytes int64  `json:"receive_queue_bytes"`        // arrived and not read
 	DeliveryRate      uint64 `json:"delivery_bytes_per_second"`  // of the newest sample; 0: none was taken
 }
+
+// Sockets are those of the connections to a peer; nil: there is no such connection, or it is not known.
+type Sockets struct {
+	Data    *TCP `json:"data,omitempty"`
+	Control *TCP `json:"control,omitempty"`
+}
+
+// Each calls f for what there is, by name; s may be nil.
+func (s *Sockets) Each(f func(connection string, t *TCP)) {
+	if s != nil && s.Data != nil {
+		f("data", s.Data)
+	}
+	if s != nil && s.Control != nil {
+		f("control", s.Control)
+	}
+}

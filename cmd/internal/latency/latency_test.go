@@ -46,8 +46,9 @@ func sample() *Snapshot {
 	stuck := tell(&bpf.Request{Op: bpf.Discard, Sector: 8, Bytes: 4608, Start: 1e9, Issue: 1e9 + 5, Stamps: [bpf.Stamps]int64{1e9 + 90}, Queue: 0, Tag: 3}, 3e9)
 	waits := tell(&bpf.Request{Op: bpf.WriteZeroes, Sector: 8, Bytes: 4 << 20, Start: 1e9, Insert: 2e9, Queue: -1, Tag: -1}, 3e9)
 	return &Snapshot{Device: "/dev/ublkb0", AtNanos: 3e9, Since: 1e9, Hists: pack(c), Counts: c.Stats, Outliers: []Request{slow}, Inflight: []Request{stuck, waits}, Limit: 1e8, Rate: 100,
-		Network: &wire.TCP{RTTNanos: 212e3, RTTVarNanos: 30e3, MinRTTNanos: 18e4, Retransmits: 3, Lost: 1, Unacked: 12, Window: 20, SendQueueBytes: 65536, NotSentBytes: 4096, ReceiveQueueBytes: 7, DeliveryRate: 1 << 30},
-		Probes:  []Probe{{Tracepoint: "block_rq_issue", Gives: "when", Attached: true, Runs: 10, Nanos: 1234, PerRun: 123.4}, {Tracepoint: "io_uring_complete", Gives: "ring", Why: strings.Repeat("no, ", 50)}}}
+		Network: &wire.Sockets{Control: &wire.TCP{RTTNanos: 2e5, Window: 10},
+			Data: &wire.TCP{RTTNanos: 212e3, RTTVarNanos: 30e3, MinRTTNanos: 18e4, Retransmits: 3, Lost: 1, Unacked: 12, Window: 20, SendQueueBytes: 65536, NotSentBytes: 4096, ReceiveQueueBytes: 7, DeliveryRate: 1 << 30}},
+		Probes: []Probe{{Tracepoint: "block_rq_issue", Gives: "when", Attached: true, Runs: 10, Nanos: 1234, PerRun: 123.4}, {Tracepoint: "io_uring_complete", Gives: "ring", Why: strings.Repeat("no, ", 50)}}}
 }
 
 func golden(t *testing.T, name string, got []byte) {

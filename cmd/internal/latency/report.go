@@ -7,13 +7,13 @@ import (
 
 // Report is what a device's requests took in one span of time.
 type Report struct {
-	Device     string      `json:"device"`
-	Volume     string      `json:"volume,omitempty"`
-	Seconds    float64     `json:"duration_s"`
-	Operations []Operation `json:"operations"` // that there were
-	Counts     Counts      `json:"counts"`
-	Network    *wire.TCP   `json:"network,omitempty"` // to the peer, at the end; nil: there is no connection
-	Note       string      `json:"note,omitempty"`    // what is not seen, and why
+	Device     string        `json:"device"`
+	Volume     string        `json:"volume,omitempty"`
+	Seconds    float64       `json:"duration_s"`
+	Operations []Operation   `json:"operations"` // that there were
+	Counts     Counts        `json:"counts"`
+	Network    *wire.Sockets `json:"network,omitempty"` // to the peer, at the end; nil: there is no connection
+	Note       string        `json:"note,omitempty"`    // what is not seen, and why
 }
 
 // Operation is one kind of request.

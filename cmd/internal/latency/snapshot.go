@@ -19,7 +19,7 @@ type Snapshot struct {
 	Probes   []Probe       `json:"probes"`
 	Limit    int64         `json:"threshold_ns"`
 	Rate     int           `json:"outliers_per_s"`
-	Network  *wire.TCP     `json:"network,omitempty"` // to the peer
+	Network  *wire.Sockets `json:"network,omitempty"` // to the peer
 	counted  *bpf.Snapshot // of Hists and Counts
 }
 

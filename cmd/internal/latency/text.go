@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/robib-ublk/robib/mirror/wire"
 )
 
 // Text is what the printers share; none prints a line of more than 100 columns.
@@ -59,9 +61,7 @@ func (r *Report) Show(w io.Writer) {
 			fmt.Fprintln(w)
 		}
 	}
-	if r.Network != nil {
-		ShowNetwork(w, r.Network)
-	}
+	r.Network.Each(func(connection string, t *wire.TCP) { showSocket(w, connection, t) })
 	r.foot(w)
 }
 

@@ -3,12 +3,14 @@ package metrics
 import (
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/robib-ublk/robib/bpf"
 	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/mirror/wire"
 )
 
 // States that robib_peer_state tells apart.
@@ -34,17 +36,6 @@ var plain = []struct {
 	{"lag_seconds", "Age of the oldest write that is not durable at the peer.", gauge, func(s *Sample) float64 { return seconds(s.Node.CatchUp.BacklogNanos) }, leads},
 	{"cannot_keep_up", "1 while writes come faster than the link and the peer take them.", gauge, func(s *Sample) float64 { return one(s.Node.CatchUp.CannotKeepUp) }, leads},
 	{"peer_round_trip_seconds", "Of the last heartbeat.", gauge, func(s *Sample) float64 { return seconds(s.Node.RoundTripNanos) }, connected},
-	{"tcp_round_trip_seconds", "Smoothed round trip of segments to the peer.", gauge, func(s *Sample) float64 { return seconds(s.TCP.RTTNanos) }, wired},
-	{"tcp_round_trip_deviation_seconds", "Mean deviation from it.", gauge, func(s *Sample) float64 { return seconds(s.TCP.RTTVarNanos) }, wired},
-	{"tcp_min_round_trip_seconds", "The least of the last five minutes; 0 when none was measured.", gauge, func(s *Sample) float64 { return seconds(s.TCP.MinRTTNanos) }, wired},
-	{"tcp_retransmits_total", "Segments that were sent again, of the connection that there is.", counter, func(s *Sample) float64 { return float64(s.TCP.Retransmits) }, wired},
-	{"tcp_lost_segments", "Segments under way that are taken for lost.", gauge, func(s *Sample) float64 { return float64(s.TCP.Lost) }, wired},
-	{"tcp_unacked_segments", "Segments under way.", gauge, func(s *Sample) float64 { return float64(s.TCP.Unacked) }, wired},
-	{"tcp_congestion_window_segments", "How many segments may be under way.", gauge, func(s *Sample) float64 { return float64(s.TCP.Window) }, wired},
-	{"tcp_send_queue_bytes", "Bytes given to the socket that the peer has not acknowledged.", gauge, func(s *Sample) float64 { return float64(s.TCP.SendQueueBytes) }, wired},
-	{"tcp_not_sent_bytes", "Those of them that have not been sent yet.", gauge, func(s *Sample) float64 { return float64(s.TCP.NotSentBytes) }, wired},
-	{"tcp_receive_queue_bytes", "Bytes that arrived and are not read.", gauge, func(s *Sample) float64 { return float64(s.TCP.ReceiveQueueBytes) }, wired},
-	{"tcp_delivery_bytes_per_second", "Rate at which the newest segments were delivered; 0 when it was not measured.", gauge, func(s *Sample) float64 { return float64(s.TCP.DeliveryRate) }, wired},
 	{"sessions_total", "Sessions with the peer that were begun.", counter, func(s *Sample) float64 { return float64(s.Node.Sessions) }, paired},
 	{"sent_bytes_total", "Data sent to the peer, as it went.", counter, func(s *Sample) float64 { return float64(s.Node.SentBytes) }, paired},
 	{"sent_raw_bytes_total", "Data sent to the peer before compression and without blocks of zeros left out.", counter, func(s *Sample) float64 { return float64(s.Node.RawBytes) }, paired},
@@ -74,6 +65,25 @@ var plain = []struct {
 	{"traced", "1 while latency probes count requests: only then there are histograms.", gauge, func(s *Sample) float64 { return one(s.Latency != nil) }, nil},
 }
 
+// sockets are the metrics of each connection to the peer.
+var sockets = []struct {
+	name, help string
+	kind       prometheus.ValueType
+	value      func(t *wire.TCP) float64
+}{
+	{"tcp_round_trip_seconds", "Smoothed round trip of segments to the peer.", gauge, func(t *wire.TCP) float64 { return seconds(t.RTTNanos) }},
+	{"tcp_round_trip_deviation_seconds", "Mean deviation from it.", gauge, func(t *wire.TCP) float64 { return seconds(t.RTTVarNanos) }},
+	{"tcp_min_round_trip_seconds", "The least of the last five minutes; 0 when none was measured.", gauge, func(t *wire.TCP) float64 { return seconds(t.MinRTTNanos) }},
+	{"tcp_retransmits_total", "Segments that were sent again, of the connection that there is.", counter, func(t *wire.TCP) float64 { return float64(t.Retransmits) }},
+	{"tcp_lost_segments", "Segments under way that are taken for lost.", gauge, func(t *wire.TCP) float64 { return float64(t.Lost) }},
+	{"tcp_unacked_segments", "Segments under way.", gauge, func(t *wire.TCP) float64 { return float64(t.Unacked) }},
+	{"tcp_congestion_window_segments", "How many segments may be under way.", gauge, func(t *wire.TCP) float64 { return float64(t.Window) }},
+	{"tcp_send_queue_bytes", "Bytes given to the socket that the peer has not acknowledged.", gauge, func(t *wire.TCP) float64 { return float64(t.SendQueueBytes) }},
+	{"tcp_not_sent_bytes", "Those of them that have not been sent yet.", gauge, func(t *wire.TCP) float64 { return float64(t.NotSentBytes) }},
+	{"tcp_receive_queue_bytes", "Bytes that arrived and are not read.", gauge, func(t *wire.TCP) float64 { return float64(t.ReceiveQueueBytes) }},
+	{"tcp_delivery_bytes_per_second", "Rate at which the newest segments were delivered; 0 when it was not measured.", gauge, func(t *wire.TCP) float64 { return float64(t.DeliveryRate) }},
+}
+
 const (
 	gauge   = prometheus.GaugeValue
 	counter = prometheus.CounterValue
@@ -81,7 +91,6 @@ const (
 
 func paired(s *Sample) bool    { return s.HasPeer }
 func leads(s *Sample) bool     { return s.HasPeer && s.Node.Primary }
-func wired(s *Sample) bool     { return s.TCP != nil }
 func connected(s *Sample) bool { return s.Node.Connected && s.Node.RoundTripNanos > 0 }
 
 func seconds(ns int64) float64 { return float64(ns) / 1e9 }
@@ -98,7 +107,7 @@ type collector struct {
 	src   Source
 	build []string // version, revision, Go
 
-	plain                                  []*prometheus.Desc
+	plain, sockets                         []*prometheus.Desc
 	info, state, role, peer                *prometheus.Desc
 	watermark, lost, lsn, reads            *prometheus.Desc
 	requests, requestBytes, failed, timing *prometheus.Desc
@@ -127,6 +136,9 @@ func NewCollector(volume string, src Source) prometheus.Collector {
 	for _, p := range plain {
 		c.plain = append(c.plain, desc(p.name, p.help))
 	}
+	for _, p := range sockets {
+		c.sockets = append(c.sockets, desc(p.name, p.help, "connection"))
+	}
 	return c
 }
 
@@ -146,7 +158,7 @@ func build() []string {
 
 // Describe lists all that there may be.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range append([]*prometheus.Desc{c.info, c.state, c.role, c.peer, c.watermark, c.lost, c.lsn, c.reads, c.requests, c.requestBytes, c.failed, c.timing}, c.plain...) {
+	for _, d := range slices.Concat([]*prometheus.Desc{c.info, c.state, c.role, c.peer, c.watermark, c.lost, c.lsn, c.reads, c.requests, c.requestBytes, c.failed, c.timing}, c.sockets, c.plain) {
 		out <- d
 	}
 }
@@ -167,6 +179,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			put(c.plain[i], p.kind, p.value(s))
 		}
 	}
+	s.Sockets.Each(func(connection string, t *wire.TCP) {
+		for i, p := range sockets {
+			put(c.sockets[i], p.kind, p.value(t), connection)
+		}
+	})
 	n := &s.Node
 	for _, w := range mirror.StateList {
 		put(c.state, gauge, one(w == n.State), w)

@@ -13,7 +13,7 @@ import (
 type Sample struct {
 	Node       mirror.Status
 	HasPeer    bool
-	TCP        *wire.TCP // nil: there is no connection to the peer
+	Sockets    *wire.Sockets // to the peer
 	DirtyBytes int64
 	DataLost   bool
 	LogLost    bool

@@ -93,7 +93,7 @@ func (s *Server) Sample() (*metrics.Sample, error) {
 	m := &metrics.Sample{}
 	if err := s.stack.call(func() {
 		k := s.stack
-		m.Node, m.DirtyBytes, m.HasPeer, m.TCP = k.node.Status(), k.cache.Dirty(), k.net != nil, k.tcp()
+		m.Node, m.DirtyBytes, m.HasPeer, m.Sockets = k.node.Status(), k.cache.Dirty(), k.net != nil, k.node.Sockets()
 		data, log := k.cache.Lost()
 		m.DataLost, m.LogLost = data != nil || k.disk == nil, log != nil || k.log == nil
 		if k.queue != nil {

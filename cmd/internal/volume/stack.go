@@ -12,7 +12,6 @@ import (
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/link"
-	"github.com/robib-ublk/robib/mirror/wire"
 	"github.com/robib-ublk/robib/ublk"
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/filedev"
@@ -386,14 +385,6 @@ func (n *network) Close() error {
 		return n.dial.Close()
 	}
 	return n.listen.Close()
-}
-
-// tcp is the state of the socket to the peer; nil where there is none. Loop only.
-func (k *stack) tcp() *wire.TCP {
-	if t, ok := k.node.TCP(); ok {
-		return &t
-	}
-	return nil
 }
 
 func (k *stack) address() string {

@@ -124,7 +124,7 @@ type Status struct {
 	CompressShrunk   uint64   `json:"compress_shrunk_total"`     // of them, sent compressed
 	CompressSkipped  uint64   `json:"compress_not_tried_total"`  // after too many that did not shrink
 
-	Network *wire.TCP `json:"network,omitempty"` // of the socket to the peer
+	Network *wire.Sockets `json:"network,omitempty"` // to the peer
 }
 
 // Status asks the loop.
@@ -133,9 +133,9 @@ func (s *Server) Status() (any, error) {
 	var dirty int64
 	var using string
 	var queues []uint64
-	var tcp *wire.TCP
+	var sockets *wire.Sockets
 	if err := s.stack.call(func() {
-		st, dirty, tcp = s.stack.node.Status(), s.stack.cache.Dirty(), s.stack.tcp()
+		st, dirty, sockets = s.stack.node.Status(), s.stack.cache.Dirty(), s.stack.node.Sockets()
 		if s.stack.queue != nil {
 			queues = s.stack.queue.Served()
 		}
@@ -160,7 +160,7 @@ func (s *Server) Status() (any, error) {
 		v.Compress = "zstd"
 	}
 	v.cache(&st.Cache)
-	v.QueueRequests, v.Network = queues, tcp
+	v.QueueRequests, v.Network = queues, sockets
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}

@@ -63,7 +63,7 @@ func (s *Server) latency(set map[string]string) (any, error) {
 	case t.tracer != nil:
 		a, err := t.tracer.Answer(set)
 		if err == nil {
-			err = s.stack.call(func() { a.Network = s.stack.tcp() })
+			err = s.stack.call(func() { a.Network = s.stack.node.Sockets() })
 		}
 		return a, err
 	case t.why != nil:

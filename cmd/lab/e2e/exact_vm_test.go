@@ -338,10 +338,10 @@ func TestLatencyExactDelays(t *testing.T) {
 				m[o.Op+" "+s.Stage] = s.Mean / 1e6
 			}
 		}
-		if r.Network == nil {
+		if r.Network == nil || r.Network.Data == nil || r.Network.Control == nil {
 			t.Error("nothing is known of the network")
 		} else {
-			m[tcp] = float64(r.Network.RTTNanos) / 1e6
+			m[tcp] = float64(r.Network.Data.RTTNanos) / 1e6
 		}
 		return m
 	}

@@ -72,7 +72,8 @@ func TestMetrics(t *testing.T) {
 		`robib_disk_lost{disk="log",volume="p"}`:                                  none,
 		`robib_volume_state{state="in sync",volume="p"}`:                          one,
 		`robib_traced{volume="p"}`:                                                one,
-		`robib_tcp_round_trip_seconds{volume="p"}`:                                some,
+		`robib_tcp_round_trip_seconds{connection="data",volume="p"}`:              some,
+		`robib_tcp_round_trip_seconds{connection="control",volume="p"}`:           some,
 		`robib_log_watermark_ratio{volume="p",watermark="high"}`:                  some,
 		`robib_request_duration_seconds_sum{op="write",stage="total",volume="p"}`: some,
 	} {
