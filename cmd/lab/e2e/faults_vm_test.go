@@ -101,25 +101,27 @@ func TestLogWraps(t *testing.T) {
 	blank(t, dataA, logA)
 	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--log-size", "16", "--create-log")
 	dev := stat(t, "v").Device
-	fio(t, dev, "4k", 40)
+	fio(t, dev, "4k", 24)
 	fio(t, dev, "512-128k", 40)
 	run(t, "mkfs.ext4", "-q", "-F", dev)
 	run(t, "mount", dev, mnt)
-	src, err := SourceTree()
-	if err != nil {
+	g := NewFSGen(mnt+"/gen", 2)
+	if err := os.Mkdir(mnt+"/gen", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	want, err := src.CopyTo(mnt + "/src")
-	if err != nil {
+	if err := g.Run(300); err != nil {
 		t.Fatal(err)
 	}
+	run(t, "dd", "if=/dev/urandom", "of="+mnt+"/large", "bs=1M", "count=32")
 	kill9(t, "v")
+	run(t, "sh", "-c", "md5sum "+mnt+"/large > /tmp/large")
 	run(t, "umount", mnt)
 	run(t, "e2fsck", "-f", "-n", dev)
 	run(t, "mount", dev, mnt)
-	if err := want.Compare(mnt + "/src"); err != nil {
+	if err := g.Compare(mnt + "/gen"); err != nil {
 		t.Error(err)
 	}
+	run(t, "md5sum", "-c", "/tmp/large")
 	run(t, "umount", mnt)
 	robib(t, "del", "v")
 	run(t, "e2fsck", "-f", "-n", dataA)
