@@ -160,6 +160,9 @@ func (c *TestCmd) host(t *tally) error {
 	one("go vet of the VM tests", "go", "vet", "-tags", "vm", "./...")
 	one("staticcheck", "go", "run", "honnef.co/go/tools/cmd/staticcheck@"+staticcheckVersion, "./...")
 	t.phase("go test -race", func() (int, int, error) { return tests(dir, "go", "test", "-race", "-v", "./...") })
+	t.phase("every history of two machines", func() (int, int, error) {
+		return tests(dir, "go", "test", "-v", "-run", "EveryHistory", "./mirror/mirrortest")
+	})
 	t.phase("giouring as oracle", func() (int, int, error) {
 		return tests(dir, "go", "test", "-v", "-tags", "giouring", "-ldflags=-checklinkname=0", "./uring")
 	})
