@@ -247,7 +247,7 @@ func (s *fullSync) sendBlock() bool {
 	if s.hashing {
 		return s.sendHashes()
 	}
-	r := wire.Range{ID: uint64(s.done(true)), Offset: s.req.Offset, Length: s.req.Length, Zero: isZero(s.req.Buf)}
+	r := wire.Range{ID: uint64(s.done(true)), Offset: s.req.Offset, Length: s.req.Length, Zero: wire.IsZero(s.req.Buf)}
 	f := n.frameOf(wire.Resync)
 	f.Body = s.buf[4096-wire.RangeBytes : 4096+s.req.Length]
 	if r.Zero {
@@ -260,21 +260,6 @@ func (s *fullSync) sendBlock() bool {
 	s.sent += s.req.Length
 	n.resync.Sent += uint64(s.req.Length)
 	s.left = max(s.left-s.req.Length, 0)
-	return true
-}
-
-func isZero(b []byte) bool {
-	for len(b) >= 64 {
-		if le64(b)|le64(b[8:])|le64(b[16:])|le64(b[24:])|le64(b[32:])|le64(b[40:])|le64(b[48:])|le64(b[56:]) != 0 {
-			return false
-		}
-		b = b[64:]
-	}
-	for _, x := range b {
-		if x != 0 {
-			return false
-		}
-	}
 	return true
 }
 

@@ -49,7 +49,7 @@ type SyncSizes struct {
 const (
 	DefaultSyncBlock = 512 << 10
 	DefaultSyncStep  = 16 << 20
-	DefaultSyncPiece = 16 << 10
+	DefaultSyncPiece = wire.PieceBytes
 )
 
 func (s *SyncSizes) fill() {

@@ -1,14 +1,11 @@
 package mirror
 
 import (
-	"encoding/binary"
 	"syscall"
 
 	"github.com/robib-ublk/robib/mirror/wire"
 	"github.com/robib-ublk/robib/ublk/blk"
 )
-
-func le64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 
 // peerReads is how many reads of the peer's copy are under way; more wait.
 const peerReads = 64

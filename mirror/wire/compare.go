@@ -2,6 +2,7 @@ package wire
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 )
@@ -15,10 +16,38 @@ const MaxPieces = 512
 // Hash is the hash of one piece.
 type Hash [HashBytes]byte
 
-// HashOf hashes a piece.
+// HashOf hashes a piece. Pieces of zeros, of which new disks are full, are looked at and not hashed.
 func HashOf(b []byte) Hash {
+	if len(b) == PieceBytes && IsZero(b) {
+		return zeroHash
+	}
+	return hash(b)
+}
+
+// PieceBytes is the length of a piece unless somebody chose another.
+const PieceBytes = 16 << 10
+
+var zeroHash = hash(make([]byte, PieceBytes))
+
+func hash(b []byte) Hash {
 	s := sha256.Sum256(b)
 	return Hash(s[:HashBytes])
+}
+
+// IsZero reports whether b holds nothing but zeros.
+func IsZero(b []byte) bool {
+	le := binary.LittleEndian
+	for ; len(b) >= 64; b = b[64:] {
+		if le.Uint64(b)|le.Uint64(b[8:])|le.Uint64(b[16:])|le.Uint64(b[24:])|le.Uint64(b[32:])|le.Uint64(b[40:])|le.Uint64(b[48:])|le.Uint64(b[56:]) != 0 {
+			return false
+		}
+	}
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // Pieces is a set of a range's pieces.
@@ -118,7 +147,7 @@ func ParseDiffers(b []byte, size int64) (r Range, p Pieces, err error) {
 		return r, p, err
 	}
 	for i := range p {
-		p[i] = le.Uint64(b[RangeBytes+8*i:])
+		p[i] = binary.LittleEndian.Uint64(b[RangeBytes+8*i:])
 	}
 	return r, p, nil
 }

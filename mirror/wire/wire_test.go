@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"testing"
@@ -182,5 +183,22 @@ func TestComparison(t *testing.T) {
 	}
 	if i, j, _ := p.Run(); i != MaxPieces-1 || j != MaxPieces {
 		t.Errorf("run %d to %d", i, j)
+	}
+}
+
+// A piece of zeros has the hash that any other way of hashing it gives.
+func TestHashOfZeros(t *testing.T) {
+	for _, n := range []int{512, PieceBytes, 65536} {
+		b := make([]byte, n)
+		s := sha256.Sum256(b)
+		if HashOf(b) != Hash(s[:HashBytes]) {
+			t.Errorf("%d zeros", n)
+		}
+		for _, at := range []int{0, 63, 64, n - 1} {
+			if b[at] = 1; HashOf(b) == Hash(s[:HashBytes]) || IsZero(b) {
+				t.Errorf("a one at %d of %d is not seen", at, n)
+			}
+			b[at] = 0
+		}
 	}
 }

@@ -91,6 +91,7 @@ func apart(t *testing.T, mode string) (p *pair, a, b host) {
 	t.Helper()
 	a, b = hosts(t)
 	blank(t, dataA, dataB, logA, logB)
+	run(t, "sh", "-c", "rm -f /var/log/robib-ublk/p.log /var/log/robib-ublk/s.log") // of the tests before
 	token := b.serve("s", dataB, logB, "7789")
 	t.Log(a.robib("add", "--name", "p", "--disk", dataA, "--log", logA, "--create-log", "--remote", b.addr+":7789", "--pair", token, "--mode", mode, "--peer-dead", "3s"))
 	p = &pair{t: t, Dev: stat(t, "p").Device}
