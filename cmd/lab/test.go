@@ -41,7 +41,7 @@ var vmBatches = []struct {
 	{"./cmd/lab/e2e", "^(TestLatency|TestMetrics|TestLatencyQueues)$", inTurn, all},
 	{"./cmd/lab/e2e", "^TestLatencyExact", counted, all},
 	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover|TestReadErrors|TestHangingDisk|TestLogWraps|TestRottenLog|TestPowerCuts|TestUsedBehind)$", 0, oldest},
-	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover|TestSwapTwentyTimes|TestSwapUnderKills|TestBadCable|TestSlowLink|TestBackEachOther)$", 0, newer},
+	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover|TestSwapTwentyTimes|TestSwapUnderKills|TestBadCable|TestSlowLink|TestBackEachOther|TestDelThenAddCompares)$", 0, newer},
 }
 
 // kernels says on which of them a batch runs.

@@ -93,6 +93,9 @@ type status struct {
 
 	BacklogBytes int64 `json:"backlog_bytes"`
 	CannotKeepUp bool  `json:"cannot_keep_up"`
+
+	ResyncSent    int64 `json:"resync_sent_bytes_total"`
+	ResyncSkipped int64 `json:"resync_skipped_bytes_total"`
 }
 
 func stat(t *testing.T, name string) (s status) {
