@@ -64,7 +64,7 @@ func (s *session) kick() int64 {
 			switch {
 			case c == nil:
 			case control:
-				c.Close()
+				n.ctl.refuse(c, why.Error())
 			default:
 				s.conn = c
 				s.goodbye(why.Error())
