@@ -7,6 +7,11 @@ import (
 	"github.com/robib-ublk/robib/mirror/wire"
 )
 
+// stuckDead is how many times longer than the peer may be silent a data connection may stand still while
+// the control connection lives: on a slow path with long queues TCP sends again what is only late, and
+// nothing new is taken meanwhile.
+const stuckDead = 4
+
 // dead says that the peer, or the way to it, counts as dead, or nil. A peer is heard when bytes come, on
 // either connection: a frame may take longer than it may be silent. A data connection is dead, too, when
 // what was sent over it is not taken there, and nothing comes, while the control connection lives. After
@@ -37,8 +42,8 @@ func (s *session) dead() error {
 		if s.idle = all; all || acked != s.acked {
 			s.acked, s.moved = acked, now
 		}
-		if now-s.moved > limit {
-			err = fmt.Errorf("the data connection carries nothing any more, for %s, although the peer is there", seconds(limit))
+		if stuck := stuckDead * limit; now-s.moved > stuck {
+			err = fmt.Errorf("the data connection carries nothing any more, for %s, although the peer is there", seconds(stuck))
 		}
 	}
 	return err
