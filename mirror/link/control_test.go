@@ -37,8 +37,8 @@ func TestControlConnection(t *testing.T) {
 		for turn := range 4 {
 			p.until("a control connection", control(true))
 			// One that comes before the other end has noticed the last one's loss is refused, and made again.
-			if n := paths[0].made; n < turn+2 || n > 2*turn+3 || paths[1].made != 0 {
-				t.Errorf("%d and %d connections were made", paths[0].made, paths[1].made)
+			if n, other := int(paths[0].made.Load()), paths[1].made.Load(); n < turn+2 || n > 2*turn+3 || other != 0 {
+				t.Errorf("%d and %d connections were made", n, other)
 			}
 			p.write(0, make([]byte, 4096))
 			c := p.half[turn%2].net.control
@@ -56,7 +56,7 @@ func TestControlConnection(t *testing.T) {
 		}
 		paths[0].lose(true)
 		p.until("the session moves", func() bool { return p.half[0].node.Status().Sessions == 2 && control(true)() })
-		if n := paths[1].made; n < 2 || n > 3 {
+		if n := paths[1].made.Load(); n < 2 || n > 3 {
 			t.Errorf("%d connections over the other path", n)
 		}
 	})

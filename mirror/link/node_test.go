@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/robib-ublk/robib/dcd"
@@ -217,7 +218,7 @@ type path struct {
 	lost bool
 	open []net.Conn
 	wg   sync.WaitGroup
-	made int
+	made atomic.Int32
 }
 
 func newPath(t *testing.T, to string) *path {
@@ -246,7 +247,7 @@ func (p *path) carry(c net.Conn) {
 		c.Close()
 		return
 	}
-	p.made++
+	p.made.Add(1)
 	p.open = append(p.open, c, d)
 	for _, x := range [][2]net.Conn{{c, d}, {d, c}} {
 		p.wg.Go(func() {

@@ -368,7 +368,7 @@ var fills = []string{"filled from the peer from byte 0 ", "remote→live", "repl
 
 func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {
-		n, seen, sessions := blktest.Seeds(t, 150), map[uint64]bool{}, 0
+		n, seen, sessions := blktest.Seeds(t, 100), map[uint64]bool{}, 0
 		ways := map[string]int{}
 		one := func(seed uint64) {
 			p, err := run(seed, mode, false)

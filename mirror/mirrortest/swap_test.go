@@ -160,7 +160,7 @@ func TestSwapInterruptedAnywhere(t *testing.T) {
 // Swaps among all other disturbances.
 func TestSwapSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {
-		n, ways := blktest.Seeds(t, 50), map[string]int{}
+		n, ways := blktest.Seeds(t, 30), map[string]int{}
 		for seed := range uint64(n) {
 			p, err := run(seed, mode, true)
 			if err != nil {
