@@ -127,7 +127,7 @@ func TestSlowLink(t *testing.T) {
 	p, a, _ := apart(t, "async")
 	until(t, "a control connection", func() bool { return stat(t, "p").Control && stat(t, "s").Control })
 	a.wire("rate", "2mbit")
-	ended, wait := background(t, p.Dev, job{"4k", 24, 2}, job{"512k", 16, 2})
+	ended, wait := background(t, p.Dev, job{"4k", 48, 2}, job{"512k", 40, 2})
 	until(t, "cannot keep up", func() bool { s := stat(t, "p"); return s.CannotKeepUp && s.BacklogBytes > 1<<20 })
 	select {
 	case <-ended:
