@@ -87,6 +87,7 @@ func TestOldPrimaryReturns(t *testing.T) {
 	// Now both write alone.
 	p.Link.Cut()
 	until(t, "degraded", func() bool { return stat(t, "s").State == "degraded" })
+	robib(t, "pause", "s", "destage") // what its log has given back cannot be kept
 	run(t, "dd", "if=/dev/urandom", "of="+dev, "bs=4k", "count=64", "oflag=direct")
 	robib(t, "promote", "p")
 	run(t, "dd", "if=/dev/urandom", "of="+stat(t, "p").Device, "bs=4k", "count=64", "seek=100", "oflag=direct")
@@ -100,10 +101,11 @@ func TestOldPrimaryReturns(t *testing.T) {
 	robib(t, "stop", "p")
 	robib(t, "add", "--name", "p")
 	inSync(t, "p")
-	// The 64 writes that only s had are listed, and their data lies in the file.
+	// The 64 writes that only s had are listed, with what else its log had beyond the common point, and their data lies in the file.
 	kept := robib(t, "log", "kept", "s", "--records")
-	if n := strings.Count(kept, "  data  "); n == 0 || !strings.Contains(kept, "256 KiB of data") || strings.Contains(kept, "BAD") {
-		t.Errorf("%d writes are kept of what was discarded:\n%s", n, kept)
+	if n := strings.Count(kept, "  data  "); n < 64 || strings.Contains(kept, "BAD") {
+		t.Errorf("%d writes are kept of what was discarded:\n%s\n%s", n, kept, events(t, "s"))
 	}
+	robib(t, "resume", "s", "destage")
 	p.end()
 }
