@@ -134,8 +134,7 @@ func (s *fullSync) sendHashes() bool {
 	if !n.s.conn.Send(f) {
 		return false
 	}
-	n.pace.spend(n.now.Mono, f)
-	n.rawBytes += uint64(wire.HeadBytes + len(f.Body))
+	n.sentData(f, len(f.Body))
 	s.asked.sent = true
 	n.resync.Compared += uint64(s.req.Length)
 	return true

@@ -24,12 +24,11 @@ type control struct {
 	conn Conn // nil: none
 	up   bool // both ends agree that it belongs to the session
 
-	dialing  bool
-	nextDial int64
-	backoff  int64
-	bytes    uint64 // that had come
-	heard    int64  // when that grew
-	why      string // it is not up
+	retry
+	dialing bool
+	bytes   uint64 // that had come
+	heard   int64  // when that grew
+	why     string // it is not up
 }
 
 // offered reports whether the peer can do it.
@@ -64,18 +63,14 @@ func (c *control) taken(conn Conn, err error) {
 }
 
 func (c *control) refuse(conn Conn, reason string) {
-	f := c.n.frameOf(wire.Goodbye)
-	f.Body = []byte(reason[:min(len(reason), wire.MaxReason)])
-	conn.Send(f)
+	conn.Send(c.n.reasonOf(wire.Goodbye, reason))
 	conn.Close()
 }
 
 // again plans the next attempt.
 func (c *control) again(err error) {
-	t := &c.n.o.Timing
 	c.why = err.Error()
-	c.backoff = min(max(c.backoff*2, t.Backoff), t.BackoffTo)
-	c.nextDial = c.n.now.Mono + c.n.chance(c.backoff)
+	c.wait(c.n)
 }
 
 // lost ends the connection; the session goes on.
@@ -100,7 +95,7 @@ func (c *control) close(reason string) {
 	case c.conn != nil:
 		c.conn.Close()
 	}
-	c.conn, c.up, c.dialing, c.nextDial, c.backoff, c.why = nil, false, false, 0, 0, ""
+	c.conn, c.up, c.dialing, c.retry, c.why = nil, false, false, retry{}, ""
 }
 
 // kick looks at the clock, and dials.
@@ -162,7 +157,7 @@ func (c *control) frame(f *wire.Frame) {
 	n := c.n
 	switch {
 	case f.Kind == wire.Goodbye && !c.up:
-		c.lost(fmt.Errorf("the peer says: %s", f.Body[:min(len(f.Body), wire.MaxReason)]))
+		c.lost(peerSays(f))
 	case f.Kind == wire.Hello && !c.up:
 		if err := c.gotHello(f); err != nil {
 			c.refuse(c.conn, err.Error())
@@ -175,7 +170,7 @@ func (c *control) frame(f *wire.Frame) {
 	case f.Kind == wire.Goodbye && n.s.bye != "":
 	case f.Kind == wire.Goodbye:
 		// What was sent before it on the data connection may still be on its way, and counts.
-		n.s.bye = fmt.Sprintf("the peer says: %s", f.Body[:min(len(f.Body), wire.MaxReason)])
+		n.s.bye = peerSays(f).Error()
 		n.swap.wanted = false
 	default:
 		n.s.sealedBy(f)

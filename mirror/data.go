@@ -14,9 +14,14 @@ func (n *Node) sendData(f *wire.Frame, key wire.PackKey, first int) bool {
 	if !n.s.conn.Send(f) {
 		return false
 	}
+	n.sentData(f, raw)
+	return true
+}
+
+// sentData accounts for a frame that was sent and stands for raw bytes of body.
+func (n *Node) sentData(f *wire.Frame, raw int) {
 	n.pace.spend(n.now.Mono, f)
 	n.rawBytes += uint64(wire.HeadBytes + raw)
-	return true
 }
 
 // SetCompress makes data be compressed with Zstandard on the way to a peer that can take it.

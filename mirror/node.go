@@ -404,6 +404,18 @@ func (n *Node) frameOf(k wire.Kind) *wire.Frame {
 	return &n.out
 }
 
+// reasonOf is frameOf with a reason in words as the body, cut where it is too long.
+func (n *Node) reasonOf(k wire.Kind, reason string) *wire.Frame {
+	f := n.frameOf(k)
+	f.Body = []byte(reason[:min(len(reason), wire.MaxReason)])
+	return f
+}
+
+// reasonIn is the reason that a frame of the peer's carries.
+func reasonIn(f *wire.Frame) string { return string(f.Body[:min(len(f.Body), wire.MaxReason)]) }
+
+func peerSays(f *wire.Frame) error { return errors.New("the peer says: " + reasonIn(f)) }
+
 // Fail ends the node's service for good.
 func (n *Node) Fail(err error) {
 	if n.failed == nil {

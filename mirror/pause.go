@@ -39,5 +39,5 @@ func (n *Node) Disconnect(on bool) {
 		n.s.lastErr = errApart.Error()
 		return
 	}
-	n.s.backoff, n.s.nextDial = 0, 0
+	n.s.retry = retry{}
 }

@@ -120,7 +120,7 @@ func (n *Node) markDone(f *wire.Frame) {
 		n.granted(f)
 	case wire.FactKeep:
 		if n.swap.asked {
-			n.keeps(string(f.Body[:min(len(f.Body), wire.MaxReason)]))
+			n.keeps(reasonIn(f))
 		}
 	}
 }

@@ -24,9 +24,8 @@ type session struct {
 	tail    bool // the peer's tail is coming: segments are taken by a primary
 	tailTo  seglog.LSN
 
-	nextDial   int64
+	retry
 	dialing    bool
-	backoff    int64
 	bytes      uint64 // that had come on the data connection
 	heard      int64  // when bytes came last, on either connection
 	acked      uint64 // bytes of ours that the data connection had brought there
@@ -114,16 +113,23 @@ func (s *session) dialAt() int64 {
 // redial is when a connection that is not there, or was lost in this batch, is dialed.
 func (s *session) redial() int64 { return min(s.dialAt(), s.n.ctl.dialAt()) }
 
-// again plans the next attempt: the wait doubles, with a part left to chance.
+// again plans the next attempt.
 func (s *session) again(err error) {
-	t := &s.n.o.Timing
 	s.lastErr = err.Error()
-	s.backoff = min(max(s.backoff*2, t.Backoff), t.BackoffTo)
-	s.nextDial = s.n.now.Mono + s.n.chance(s.backoff)
+	s.wait(s.n)
 }
 
-// chance is a wait of half to all of most, in ns.
-func (n *Node) chance(most int64) int64 { return most/2 + int64(n.o.Random()%uint64(most/2+1)) }
+// retry is when a connection that could not be made, or was lost, is dialed again.
+type retry struct {
+	backoff  int64 // after the newest loss; 0: there was none
+	nextDial int64
+}
+
+// wait puts the next attempt off, for longer each time, with a part left to chance.
+func (r *retry) wait(n *Node) {
+	r.backoff = min(max(r.backoff*2, n.o.Timing.Backoff), n.o.Timing.BackoffTo)
+	r.nextDial = n.now.Mono + r.backoff/2 + int64(n.o.Random()%uint64(r.backoff/2+1))
+}
 
 // adopt makes c the connection; a newer one takes an older one's place.
 func (s *session) adopt(c Conn) {
@@ -221,8 +227,7 @@ func (s *session) goodbye(reason string) {
 	if s.conn == nil {
 		return
 	}
-	f := s.n.frameOf(wire.Goodbye)
-	f.Body = []byte(reason[:min(len(reason), wire.MaxReason)])
+	f := s.n.reasonOf(wire.Goodbye, reason)
 	s.conn.Send(f)
 	if s.n.ctl.up {
 		s.n.ctl.conn.Send(f)
@@ -240,7 +245,7 @@ func (s *session) greet(f *wire.Frame) {
 	case wire.Decision:
 		err = s.gotDecision(f)
 	case wire.Goodbye:
-		err = fmt.Errorf("the peer says: %s", f.Body[:min(len(f.Body), wire.MaxReason)])
+		err = peerSays(f)
 	}
 	if err != nil {
 		s.lost(err)

@@ -196,7 +196,7 @@ func (n *Node) KeepRole(reason string) {
 }
 
 func (n *Node) answerKeep(reason string) {
-	f := n.frameOf(wire.MarkDone)
-	f.Flags, f.Body = wire.FactKeep, []byte(reason[:min(len(reason), wire.MaxReason)])
+	f := n.reasonOf(wire.MarkDone, reason)
+	f.Flags = wire.FactKeep
 	n.s.conn.Send(f)
 }

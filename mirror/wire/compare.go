@@ -1,8 +1,8 @@
 package wire
 
 import (
+	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"math/bits"
 )
@@ -36,18 +36,12 @@ func hash(b []byte) Hash {
 
 // IsZero reports whether b holds nothing but zeros.
 func IsZero(b []byte) bool {
-	le := binary.LittleEndian
-	for ; len(b) >= 64; b = b[64:] {
-		if le.Uint64(b)|le.Uint64(b[8:])|le.Uint64(b[16:])|le.Uint64(b[24:])|le.Uint64(b[32:])|le.Uint64(b[40:])|le.Uint64(b[48:])|le.Uint64(b[56:]) != 0 {
+	for ; len(b) > len(zeros); b = b[len(zeros):] {
+		if !bytes.Equal(b[:len(zeros)], zeros[:]) {
 			return false
 		}
 	}
-	for _, x := range b {
-		if x != 0 {
-			return false
-		}
-	}
-	return true
+	return bytes.Equal(b, zeros[:len(b)])
 }
 
 // Pieces is a set of a range's pieces.
@@ -147,7 +141,7 @@ func ParseDiffers(b []byte, size int64) (r Range, p Pieces, err error) {
 		return r, p, err
 	}
 	for i := range p {
-		p[i] = binary.LittleEndian.Uint64(b[RangeBytes+8*i:])
+		p[i] = le.Uint64(b[RangeBytes+8*i:])
 	}
 	return r, p, nil
 }

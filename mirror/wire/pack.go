@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bytes"
 	"fmt"
 
 	"github.com/klauspost/compress/zstd"
@@ -159,7 +158,7 @@ func (p *Packer) elide(b []byte, first int) (packed []byte, head int) {
 	var bits []byte
 	for i := range n {
 		at := first + i*ElideBytes
-		if !bytes.Equal(b[at:at+ElideBytes], zeros[:]) {
+		if !IsZero(b[at : at+ElideBytes]) {
 			continue
 		}
 		if packed == nil {

@@ -254,16 +254,15 @@ func (s *Server) demote(ctx context.Context, a control.Args, progress func(strin
 	if e := s.stack.call(func() { ticket, err = s.stack.node.Demote() }); e != nil || err != nil {
 		return errors.Join(e, err)
 	}
-	for durable := false; !durable; time.Sleep(poll) {
-		if err := s.stack.call(func() {
+	if err := s.await(context.WithoutCancel(ctx), progress, awaited{
+		look: func() (bool, error) {
 			l := s.stack.cache.Log()
-			durable, err = l.Updated() >= ticket, l.Err()
-		}); err != nil {
-			return err
-		}
-		if err != nil {
-			return err
-		}
+			return l.Updated() >= ticket, l.Err()
+		},
+		tell:  func() string { return "waiting for the log device to take the demotion" },
+		quiet: time.Second,
+	}); err != nil {
+		return err
 	}
 	s.c.Role = Secondary
 	if err := s.c.Save(); err != nil {
