@@ -18,11 +18,7 @@ import (
 // while the session goes on.
 func TestControlConnection(t *testing.T) {
 	onLoop(t, func(l *uring.Loop) {
-		var paths [2]*path
-		p := newNodePair(t, l, func(addr string) []string {
-			paths = [2]*path{newPath(t, addr), newPath(t, addr)}
-			return []string{paths[0].addr(), paths[1].addr()}
-		}, nil)
+		p, paths := twoPaths(t, l)
 		defer func() {
 			p.close()
 			paths[0].close()
@@ -67,13 +63,11 @@ func TestControlConnection(t *testing.T) {
 func TestControlIsSmallAndEncrypted(t *testing.T) {
 	a, b := paired(t)
 	onLoop(t, func(l *uring.Loop) {
-		ln, err := NewListener(l, "127.0.0.1:0", b.key, b.trust, true)
+		d, ln, err := ends(l, a, b, true)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		d := NewDialer(l, []string{ln.Addr().String()}, a.key, a.trust)
-		d.Plain(true)
 		both := func() (x, y *Conn) {
 			step(t, l, func() bool {
 				for _, e := range []struct {
@@ -214,13 +208,12 @@ func TestAcknowledged(t *testing.T) {
 func TestKnownPeerHasPlaces(t *testing.T) {
 	a, b := paired(t)
 	onLoop(t, func(l *uring.Loop) {
-		ln, err := NewListener(l, "127.0.0.1:0", b.key, b.trust, false)
+		d, ln, err := ends(l, a, b, false)
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		addr := ln.Addr().String()
-		d := NewDialer(l, []string{addr}, a.key, a.trust)
 		var open []*Conn
 		connect := func(control bool, dial func()) {
 			dial()
@@ -290,12 +283,11 @@ func TestKnownPeerHasPlaces(t *testing.T) {
 func TestArrivalsAreBounded(t *testing.T) {
 	a, b := paired(t)
 	onLoop(t, func(l *uring.Loop) {
-		ln, err := NewListener(l, "127.0.0.1:0", b.key, b.trust, false)
+		d, ln, err := ends(l, a, b, false)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		d := NewDialer(l, []string{ln.Addr().String()}, a.key, a.trust)
 		var open []*Conn
 		for range 3 * arriving { // one after the other: the dialer's end is taken, the listener's waits
 			d.Dial()

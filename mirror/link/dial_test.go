@@ -161,11 +161,7 @@ func TestDialAny(t *testing.T) {
 // Losing one of two paths moves the session to the other one: the log goes on, nothing is copied anew.
 func TestAPathIsLost(t *testing.T) {
 	onLoop(t, func(l *uring.Loop) {
-		var paths [2]*path
-		p := newNodePair(t, l, func(addr string) []string {
-			paths = [2]*path{newPath(t, addr), newPath(t, addr)}
-			return []string{paths[0].addr(), paths[1].addr()}
-		}, nil)
+		p, paths := twoPaths(t, l)
 		defer func() {
 			p.close()
 			paths[0].close()

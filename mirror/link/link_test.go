@@ -50,6 +50,17 @@ func paired(t *testing.T) (a, b machine) {
 	return a, b
 }
 
+// ends are a dialer of machine a's and the listener of b's that it dials; plain: without encryption of data.
+func ends(l *uring.Loop, a, b machine, plain bool) (*Dialer, *Listener, error) {
+	ln, err := NewListener(l, "127.0.0.1:0", b.key, b.trust, plain)
+	if err != nil {
+		return nil, nil, err
+	}
+	d := NewDialer(l, []string{ln.Addr().String()}, a.key, a.trust)
+	d.Plain(plain)
+	return d, ln, nil
+}
+
 // onLoop runs f with a loop of its own.
 func onLoop(t *testing.T, f func(l *uring.Loop)) {
 	t.Helper()

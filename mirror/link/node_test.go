@@ -239,6 +239,15 @@ func newPath(t *testing.T, to string) *path {
 	return p
 }
 
+// twoPaths is a pair of nodes with two ways from one to the other; whoever closes it closes the pair first.
+func twoPaths(t *testing.T, l *uring.Loop) (p *nodePair, paths [2]*path) {
+	p = newNodePair(t, l, func(addr string) []string {
+		paths = [2]*path{newPath(t, addr), newPath(t, addr)}
+		return []string{paths[0].addr(), paths[1].addr()}
+	}, nil)
+	return p, paths
+}
+
 func (p *path) carry(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

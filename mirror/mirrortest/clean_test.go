@@ -45,10 +45,7 @@ func TestAssumeClean(t *testing.T) {
 
 	p.Crash(1)
 	turnUntil(t, p, func() bool { return !p.M[0].Node.Status().Connected })
-	s := seglog.Super{Log: seglog.UUID{77}, DiskBytes: DiskBytes, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
-	if err := seglog.Create(p.M[1].Log, s, p.W.Drive); err != nil {
-		t.Fatal(err)
-	}
+	p.newLog(DiskBytes)
 	p.Start(1)
 	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
 	if got := strings.Join(p.Events, "\n"); synced == 0 || !strings.Contains(got, "up: full sync the peer is new") {

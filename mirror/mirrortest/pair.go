@@ -84,7 +84,7 @@ func newPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func
 		m := &Machine{Num: i, Primary: i == 0, Data: blktest.NewDisk(w, fmt.Sprint("data", i), DiskBytes, 200_000), Log: blktest.NewDisk(w, fmt.Sprint("log", i), LogBytes, 60_000)}
 		m.Data.SetInfo(func(d *blk.Info) { d.Discard, d.WriteZeroes = (seed>>i)%2 == 0, (seed>>i)%2 == 0 })
 		p.M[i] = m
-		s := seglog.Super{Log: seglog.UUID{byte(i)}, DiskBytes: DiskBytes, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
+		s := newSuper(byte(i), DiskBytes)
 		if m.Primary {
 			s.Volume, s.Term = seglog.UUID{9}, seglog.Term{Number: 1, ID: 5}
 			s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead | mark
@@ -95,6 +95,18 @@ func newPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func
 		p.Start(i)
 	}
 	return p
+}
+
+// newSuper is the superblock of a secondary's new log, whose disk has size bytes.
+func newSuper(id byte, size int64) seglog.Super {
+	return seglog.Super{Log: seglog.UUID{id}, DiskBytes: size, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
+}
+
+// newLog gives the secondary, which is down, a new log in the place of the one it had.
+func (p *Pair) newLog(size int64) {
+	if err := seglog.Create(p.M[1].Log, newSuper(78, size), p.W.Drive); err != nil {
+		p.Fail("create: %v", err)
+	}
 }
 
 // Start starts machine i's node from its disks.

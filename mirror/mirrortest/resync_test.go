@@ -115,15 +115,18 @@ func TestAheadBehind(t *testing.T) {
 
 // What is written during a full sync, before, at and behind where it is, is in the copy in the end.
 func TestWriteDuringResync(t *testing.T) {
-	for _, breaks := range []bool{false, true} {
+	for _, x := range []struct {
+		breaks bool
+		lacks  uint64
+		places int // at least so many are written: of blocks that are only compared fewer are under way
+	}{{false, wire.FeatureHash, 10}, {true, wire.FeatureHash, 10}, {false, 0, 5}, {true, 0, 5}} {
+		breaks := x.breaks
 		scenario(t, mirror.Sync, nil, func(p *Pair) {
+			p.Net.Lacks = x.lacks
 			p.write(0, 0, 4096, 99)
 			p.Crash(1)
 			p.until("alone", func() bool { return p.state(0) == mirror.StateDegraded })
-			s := seglog.Super{Log: seglog.UUID{78}, DiskBytes: DiskBytes, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
-			if err := seglog.Create(p.M[1].Log, s, p.W.Drive); err != nil {
-				fail("create: %v", err)
-			}
+			p.newLog(DiskBytes)
 			p.M[1].Data = p.newDisk()
 			p.M[0].Node.SetRateLimit(1 << 20)
 			p.Start(1)
@@ -147,7 +150,7 @@ func TestWriteDuringResync(t *testing.T) {
 					fail("it never ends: %s", status().Reason)
 				}
 			}
-			if len(wrote) < 5 {
+			if len(wrote) < x.places {
 				fail("%d writes during the sync", len(wrote))
 			}
 			if breaks != p.said("go on with the sync") {
@@ -179,10 +182,7 @@ func slowReadDuringResync() error {
 		p.until("destaged", func() bool { return p.M[0].Cache.Dirty() == 0 })
 		p.Crash(1)
 		p.until("alone", func() bool { return p.state(0) == mirror.StateDegraded })
-		s := seglog.Super{Log: seglog.UUID{78}, DiskBytes: DiskBytes, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
-		if err := seglog.Create(p.M[1].Log, s, p.W.Drive); err != nil {
-			fail("create: %v", err)
-		}
+		p.newLog(DiskBytes)
 		p.Start(1)
 		p.until("under way", func() bool { return p.state(0) == mirror.StateFullSync && p.M[0].Node.Status().SyncDone >= 16<<10 })
 		hits := p.M[0].Data.Hits

@@ -21,10 +21,7 @@ func TestDifferingSizes(t *testing.T) {
 			p.write(0, 0, 4096, 100)
 			p.Crash(1)
 			p.until("alone", func() bool { return p.state(0) == mirror.StateDegraded })
-			s := seglog.Super{Log: seglog.UUID{78}, DiskBytes: size, DiskBlock: 512, ChunkBytes: 32 << 10, MaxSegmentBytes: 8 << 10, Marks: seglog.Inconsistent}
-			if err := seglog.Create(p.M[1].Log, s, p.W.Drive); err != nil {
-				fail("create: %v", err)
-			}
+			p.newLog(size)
 			was := bytes.Repeat([]byte("before"), int(size))[:size]
 			p.M[1].Data = blktest.NewDisk(p.W, "other", size, 200_000)
 			p.M[1].Data.Restore(was)

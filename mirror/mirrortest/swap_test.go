@@ -196,6 +196,16 @@ func asksPair(t *testing.T, tune func(*mirror.Options)) *Pair {
 	return p
 }
 
+// wrote is such a pair in sync after some requests.
+func wrote(t *testing.T, requests int) *Pair {
+	t.Helper()
+	p := asksPair(t, nil)
+	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
+	p.Load.Left = requests
+	turnUntil(t, p, p.Load.Done)
+	return p
+}
+
 // What keeps a primary from handing its role over is said to who asks, and nothing changes.
 func TestRoleIsKept(t *testing.T) {
 	p := asksPair(t, nil)
@@ -266,10 +276,7 @@ func TestOlderPrimaryIsNotAsked(t *testing.T) {
 // is lost meanwhile.
 func TestHandOverIsTakenBack(t *testing.T) {
 	for _, cut := range []bool{false, true} {
-		p := asksPair(t, nil)
-		turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
-		p.Load.Left = 50
-		turnUntil(t, p, p.Load.Done)
+		p := wrote(t, 50)
 		if err := p.M[1].Node.AskRole(handWait); err != nil {
 			t.Fatal(err)
 		}
@@ -302,10 +309,7 @@ func TestHandOverIsTakenBack(t *testing.T) {
 
 // The grant is lost on the way, and the old primary comes back as a secondary: that says the same.
 func TestLostGrantIsMadeUpForByTheHello(t *testing.T) {
-	p := asksPair(t, nil)
-	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
-	p.Load.Left = 50
-	turnUntil(t, p, p.Load.Done)
+	p := wrote(t, 50)
 	if err := p.M[1].Node.AskRole(handWait); err != nil {
 		t.Fatal(err)
 	}
@@ -337,10 +341,7 @@ func TestLostGrantIsMadeUpForByTheHello(t *testing.T) {
 // A promoted side whose owner has not noted it adds nothing to the chain, and serves nobody: it may die,
 // and the other one be promoted instead.
 func TestClaimLeavesNothing(t *testing.T) {
-	p := asksPair(t, nil)
-	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
-	p.Load.Left = 20
-	turnUntil(t, p, p.Load.Done)
+	p := wrote(t, 20)
 	turnUntil(t, p, func() bool { level, _ := p.M[0].Node.Level(); return level })
 	p.Crash(0)
 	p.Load = nil
@@ -377,10 +378,7 @@ func TestClaimLeavesNothing(t *testing.T) {
 // A demoted node adds nothing to its chain, says nothing of it but that it is demoted, and does not come
 // back to its peer as the primary that it was.
 func TestDemotedStandsStill(t *testing.T) {
-	p := asksPair(t, nil)
-	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
-	p.Load.Left = 20
-	turnUntil(t, p, p.Load.Done)
+	p := wrote(t, 20)
 	pri, l := p.M[0].Node, p.M[0].Cache.Log()
 	turnUntil(t, p, func() bool { level, _ := pri.Level(); return level })
 	ticket, err := pri.Demote()
