@@ -19,8 +19,7 @@ func TestDelThenAddCompares(t *testing.T) {
 	run(t, "sh", "-c", "dd if=/dev/urandom of="+dataB+" bs=4k seek=700 count=1 oflag=direct conv=notrunc 2>/dev/null")
 
 	out := robib(t, "serve", "--name", "s", "--disk", dataB, "--log", logB, "--create-log", "--overwrite", "--listen", "127.0.0.1:7791")
-	token := out[strings.Index(out, "robib1-"):]
-	robib(t, "add", "--name", "p", "--disk", dataA, "--log", logA, "--create-log", "--remote", "127.0.0.1:7791", "--pair", strings.Fields(token)[0], "--mode", "sync")
+	robib(t, "add", "--name", "p", "--disk", dataA, "--log", logA, "--create-log", "--remote", "127.0.0.1:7791", "--pair", pairing(t, out), "--mode", "sync")
 	inSync(t, "p")
 	s := stat(t, "p")
 	t.Logf("%d bytes sent, %d equal", s.ResyncSent, s.ResyncSkipped)

@@ -60,10 +60,7 @@ func slow(t *testing.T, name, disk string) (dev string, delay func(readMillis, w
 	t.Helper()
 	sectors := strings.TrimSpace(run(t, "blockdev", "--getsz", disk))
 	table := func(r, w int) string { return fmt.Sprintf("0 %s delay %s 0 %d %s 0 %d", sectors, disk, r, disk, w) }
-	run(t, "dmsetup", "create", name, "--table", table(0, 0))
-	run(t, "dmsetup", "mknodes", name) // there is no udev here
-	t.Cleanup(func() { try("dmsetup", "remove", "--retry", name) })
-	return "/dev/mapper/" + name, func(r, w int) {
+	return mapper(t, name, table(0, 0)), func(r, w int) {
 		run(t, "dmsetup", "suspend", "--nolockfs", name)
 		run(t, "dmsetup", "load", name, "--table", table(r, w))
 		run(t, "dmsetup", "resume", name)

@@ -25,9 +25,7 @@ type mapped struct {
 func newMapped(t *testing.T, name, disk string) *mapped {
 	t.Helper()
 	m := &mapped{t, name, strings.TrimSpace(run(t, "blockdev", "--getsz", disk))}
-	run(t, "dmsetup", "create", name, "--table", "0 "+m.sectors+" linear "+disk+" 0")
-	run(t, "dmsetup", "mknodes", name) // there is no udev here
-	t.Cleanup(func() { try("dmsetup", "resume", name); try("dmsetup", "remove", "--retry", name) })
+	mapper(t, name, "0 "+m.sectors+" linear "+disk+" 0")
 	return m
 }
 
@@ -272,26 +270,19 @@ func TestPowerCuts(t *testing.T) {
 	const dataMiB, logMiB, writes, cuts = 24, 16, 400, 12
 	blank(t, dataA, logA, dataB)
 	span := (dataMiB + logMiB) << 11
-	run(t, "dmsetup", "create", "recorded", "--table", fmt.Sprintf("0 %d log-writes %s %s", span, dataA, logA))
-	run(t, "dmsetup", "mknodes", "recorded")
-	table := func(verb, under string) {
+	recorded := mapper(t, "recorded", fmt.Sprintf("0 %d log-writes %s %s", span, dataA, logA))
+	split := func(under string) {
 		t.Helper()
 		at := 0
 		for _, x := range []struct {
 			name string
 			mib  int
 		}{{"cut-data", dataMiB}, {"cut-log", logMiB}} {
-			run(t, "dmsetup", verb, x.name, "--table", fmt.Sprintf("0 %d linear %s %d", x.mib<<11, under, at))
-			run(t, "dmsetup", "mknodes", x.name)
+			mapper(t, x.name, fmt.Sprintf("0 %d linear %s %d", x.mib<<11, under, at))
 			at += x.mib << 11
 		}
 	}
-	table("create", "/dev/mapper/recorded")
-	t.Cleanup(func() {
-		for _, n := range []string{"cut-data", "cut-log", "recorded"} {
-			try("dmsetup", "remove", "--retry", n)
-		}
-	})
+	split(recorded)
 	img := aligned(span << 9)
 	before := direct(t, dataA, 0)
 	if _, err := before.ReadAt(img, 0); err != nil {
@@ -333,7 +324,7 @@ func TestPowerCuts(t *testing.T) {
 		}
 	}
 	t.Logf("%d entries, %d of them after the first acknowledged writes", len(entries), len(entries)-first)
-	table("create", dataB)
+	split(dataB)
 	r := rand.New(rand.NewPCG(1, 2))
 	apply := func(img []byte, e lwEntry) {
 		if e.flags&(lwMark|lwDiscard) == 0 {

@@ -66,14 +66,7 @@ func (h host) robib(args ...string) (out string) {
 // serve makes the second copy of a volume there, and gives the pairing token.
 func (h host) serve(name, disk, log, port string) string {
 	h.t.Helper()
-	out := h.robib("serve", "--name", name, "--disk", disk, "--log", log, "--create-log", "--listen", h.addr+":"+port)
-	for _, w := range strings.Fields(out) {
-		if strings.HasPrefix(w, "robib1-") {
-			return w
-		}
-	}
-	h.t.Fatalf("serve printed no pairing token:\n%s", out)
-	return ""
+	return pairing(h.t, h.robib("serve", "--name", name, "--disk", disk, "--log", log, "--create-log", "--listen", h.addr+":"+port))
 }
 
 // wire sets what the cable does to what h sends; nothing: it is a good one again.
@@ -154,10 +147,7 @@ func halves(t *testing.T, disk string) (out [2]string) {
 	}
 	for i := range out {
 		name := "half" + itoa(i) + strings.ReplaceAll(disk, "/", "-")
-		run(t, "dmsetup", "create", name, "--table", "0 "+itoa(sectors/2)+" linear "+disk+" "+itoa(i*sectors/2))
-		run(t, "dmsetup", "mknodes", name)
-		t.Cleanup(func() { try("dmsetup", "remove", "--retry", name) })
-		out[i] = "/dev/mapper/" + name
+		out[i] = mapper(t, name, "0 "+itoa(sectors/2)+" linear "+disk+" "+itoa(i*sectors/2))
 	}
 	blank(t, out[:]...)
 	return out

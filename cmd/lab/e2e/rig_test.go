@@ -140,6 +140,27 @@ func newPair(t *testing.T, mode string) *pair {
 	return newPairOn(t, mode, dataA, logA)
 }
 
+// pairing is the token in what serve printed.
+func pairing(t *testing.T, out string) string {
+	t.Helper()
+	for _, w := range strings.Fields(out) {
+		if strings.HasPrefix(w, "robib1-") {
+			return w
+		}
+	}
+	t.Fatalf("serve printed no pairing token:\n%s", out)
+	return ""
+}
+
+// mapper makes a device of device mapper.
+func mapper(t *testing.T, name, table string) (dev string) {
+	t.Helper()
+	run(t, "dmsetup", "create", name, "--table", table)
+	run(t, "dmsetup", "mknodes", name) // there is no udev here
+	t.Cleanup(func() { try("dmsetup", "resume", name); try("dmsetup", "remove", "--retry", name) })
+	return "/dev/mapper/" + name
+}
+
 // newPairOn is newPair with the primary's disks.
 func newPairOn(t *testing.T, mode, disk, log string) *pair {
 	t.Helper()
@@ -151,15 +172,7 @@ func newPairOf(t *testing.T, mode, disk, log, disk2, log2 string) *pair {
 	t.Helper()
 	blank(t, disk, disk2, log, log2)
 	out := robib(t, "serve", "--name", "s", "--disk", disk2, "--log", log2, "--create-log", "--listen", "127.0.0.1:7789")
-	token := ""
-	for _, w := range strings.Fields(out) {
-		if strings.HasPrefix(w, "robib1-") {
-			token = w
-		}
-	}
-	if token == "" {
-		t.Fatalf("serve printed no pairing token:\n%s", out)
-	}
+	token := pairing(t, out)
 	l, err := NewProxy("127.0.0.1:7790", "127.0.0.1:7789")
 	if err != nil {
 		t.Fatal(err)
