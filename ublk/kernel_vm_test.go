@@ -5,6 +5,7 @@ package ublk
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -68,6 +69,25 @@ func TestNullTarget(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// A device that was stopped, or not started yet, is not waited for: its server died in between.
+func TestRecoveryOfAStoppedDevice(t *testing.T) {
+	c, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	d, err := c.Add(AddOptions{ID: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.StartRecovery(); !errors.Is(err, ErrStopped) {
+		t.Error(err)
+	}
+	if err := d.Del(); err != nil {
+		t.Error(err)
 	}
 }
 

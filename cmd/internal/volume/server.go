@@ -181,7 +181,15 @@ func (s *Server) takeOver(id int) error {
 		return err
 	}
 	s.dev = dev
-	if err := dev.StartRecovery(); err != nil {
+	err = dev.StartRecovery()
+	if errors.Is(err, ublk.ErrStopped) { // the dead server was about to delete it, or had only made it
+		if err := dev.Del(); err != nil {
+			return err
+		}
+		s.dev = nil
+		return errNoDevice
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.attach(true); err != nil {
