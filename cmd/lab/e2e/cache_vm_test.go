@@ -90,7 +90,9 @@ func TestLogTools(t *testing.T) {
 	robib(t, "del", "v")
 }
 
-// blkZeroOut and blkDiscard of linux/fs.h, on a range of dev.
+const blkZeroOut = 0x127f // linux/fs.h
+
+// rangeIoctl gives such a request for n bytes of dev from off on.
 func rangeIoctl(t *testing.T, dev string, req uintptr, off, n uint64) {
 	t.Helper()
 	f, err := os.OpenFile(dev, os.O_RDWR, 0)
@@ -110,7 +112,6 @@ func TestZeroing(t *testing.T) {
 	p := newPair(t, "sync")
 	fio(t, p.Dev, "4k", 16)
 	run(t, "dd", "if=/dev/urandom", "of="+p.Dev, "bs=1M", "count=64", "oflag=direct")
-	const blkZeroOut = 0x127f
 	before := cacheOf(t, "p")
 	rangeIoctl(t, p.Dev, blkZeroOut, 8<<20, 40<<20)
 	run(t, "dd", "if=/dev/urandom", "of="+p.Dev, "bs=4k", "seek=4096", "count=64", "oflag=direct")

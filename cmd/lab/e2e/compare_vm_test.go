@@ -11,7 +11,7 @@ import (
 // second machine's, and only what differs is sent.
 func TestDelThenAddCompares(t *testing.T) {
 	const mib = 1 << 20
-	p := newPair(t, "sync")
+	p := newSyncedPair(t, "sync")
 	fio(t, p.Dev, "4k", 16)
 	p.end()
 	p.Link.Close()

@@ -10,7 +10,7 @@ import (
 
 // fio verifies every block it wrote, at each block size and mixed, on a mirrored volume.
 func TestFio(t *testing.T) {
-	p := newPair(t, "sync")
+	p := newSyncedPair(t, "sync")
 	fio(t, p.Dev, "512", 16)
 	fio(t, p.Dev, "4k", 48)
 	fio(t, p.Dev, "128k", 48)
@@ -84,7 +84,7 @@ func TestSecondaryKilled(t *testing.T) {
 
 // The link is cut and comes back under fio: I/O goes on, the volume says degraded, then in sync.
 func TestFioLinkCut(t *testing.T) {
-	p := newPair(t, "sync")
+	p := newSyncedPair(t, "sync")
 	ended, wait := background(t, p.Dev, job{"512", 16, 1}, job{"4k", 16, 1}, job{"128k", 16, 1}, job{"512-128k", 16, 1})
 	pause(ended, 2)
 	p.Link.Cut()

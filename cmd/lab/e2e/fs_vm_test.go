@@ -14,7 +14,7 @@ func TestExt4(t *testing.T) { fileSystem(t, "ext4") }
 func TestXFS(t *testing.T)  { fileSystem(t, "xfs") }
 
 func fileSystem(t *testing.T, kind string) {
-	p := newPair(t, "sync")
+	p := newSyncedPair(t, "sync")
 	force := "-F"
 	if kind == "xfs" {
 		force = "-f"

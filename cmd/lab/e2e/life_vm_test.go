@@ -134,7 +134,7 @@ func TestRecover(t *testing.T) {
 
 // A proxy between the two machines sees none of the data that is written.
 func TestMarker(t *testing.T) {
-	p := newPair(t, "sync")
+	p := newSyncedPair(t, "sync")
 	marker := []byte("the quick brown fox jumps over it")
 	p.Link.Watch(marker)
 	f, err := os.OpenFile(p.Dev, os.O_WRONLY|syscall.O_SYNC, 0)

@@ -135,9 +135,16 @@ type pair struct {
 }
 
 // newPair makes both halves on blank disks and waits until they are in sync.
+// Its disks hold zeros, and nobody compares them.
 func newPair(t *testing.T, mode string) *pair {
 	t.Helper()
 	return newPairOn(t, mode, dataA, logA)
+}
+
+// newSyncedPair is newPair with a full sync of the disks.
+func newSyncedPair(t *testing.T, mode string) *pair {
+	t.Helper()
+	return newPairOf(t, mode, dataA, logA, dataB, logB)
 }
 
 // pairing is the token in what serve printed.
@@ -164,11 +171,11 @@ func mapper(t *testing.T, name, table string) (dev string) {
 // newPairOn is newPair with the primary's disks.
 func newPairOn(t *testing.T, mode, disk, log string) *pair {
 	t.Helper()
-	return newPairOf(t, mode, disk, log, dataB, logB)
+	return newPairOf(t, mode, disk, log, dataB, logB, "--assume-clean")
 }
 
-// newPairOf is newPair with the disks of both.
-func newPairOf(t *testing.T, mode, disk, log, disk2, log2 string) *pair {
+// newPairOf is newSyncedPair with the disks of both and more words for add.
+func newPairOf(t *testing.T, mode, disk, log, disk2, log2 string, more ...string) *pair {
 	t.Helper()
 	blank(t, disk, disk2, log, log2)
 	out := robib(t, "serve", "--name", "s", "--disk", disk2, "--log", log2, "--create-log", "--listen", "127.0.0.1:7789")
@@ -179,7 +186,7 @@ func newPairOf(t *testing.T, mode, disk, log, disk2, log2 string) *pair {
 	}
 	p := &pair{t: t, Link: l}
 	t.Cleanup(func() { l.Close() })
-	out = robib(t, "add", "--name", "p", "--disk", disk, "--log", log, "--create-log", "--remote", "127.0.0.1:7790", "--pair", token, "--mode", mode)
+	out = robib(t, append([]string{"add", "--name", "p", "--disk", disk, "--log", log, "--create-log", "--remote", "127.0.0.1:7790", "--pair", token, "--mode", mode}, more...)...)
 	t.Log(out)
 	p.Dev = stat(t, "p").Device
 	inSync(t, "p")
@@ -212,29 +219,15 @@ func kill9(t *testing.T, name string) {
 	})
 }
 
-// blank zeroes the ends of disks, where signatures and superblocks are.
+// blank fills disks with zeros; the virtual ones do that by punching holes.
 func blank(t *testing.T, disks ...string) {
 	t.Helper()
 	for _, d := range disks {
-		f, err := os.OpenFile(d, os.O_RDWR, 0)
+		n, err := strconv.ParseUint(strings.TrimSpace(run(t, "blockdev", "--getsize64", d)), 10, 64)
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, err := f.Seek(0, io.SeekEnd)
-		z := make([]byte, 2<<20)
-		if err == nil {
-			_, err = f.WriteAt(z, 0)
-		}
-		if err == nil {
-			_, err = f.WriteAt(z, n-int64(len(z)))
-		}
-		if err == nil {
-			err = f.Sync()
-		}
-		if err != nil {
-			t.Fatal(d, err)
-		}
-		f.Close()
+		rangeIoctl(t, d, blkZeroOut, 0, n)
 	}
 }
 
