@@ -72,7 +72,7 @@ func (w *variant) cut(s *sim) {
 
 // A volatile cache keeps everything through a killed server, and what was flushed through a power cut.
 func TestSimulationOfTheWriteCache(t *testing.T) {
-	n, replayed, crashes := blktest.Seeds(t, 12), 0, 0
+	n, replayed, crashes := blktest.Seeds(t, 40), 0, 0
 	for seed := range uint64(n) {
 		s, err := runSimWith(seed, variant{on: true})
 		if err != nil {

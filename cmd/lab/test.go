@@ -24,37 +24,41 @@ type TestCmd struct {
 	Filter   string   `short:"r" name:"run" help:"Only VM tests that match this regular expression."`
 }
 
-// vmBatches share a boot each, eight on a kernel: the packages' tests with build tag vm, by regular
-// expression, on so many CPUs (0: two). Where latency probes are attached there is one, or two in turn: an
-// emulator of several does not always see in time that another one has patched the kernel's code, and dies
-// of an int3 that is gone already. What would take too long on every kernel runs on the oldest, or on all others.
-var vmBatches = []struct {
-	pkg, run string
-	cpus     int
-	kernels  kernels
-}{
-	{"./ublk", ".", 0, all},
-	{"./cmd/lab/e2e", "^(TestFio|TestFioAsync|TestRefusals|TestMarker|TestLogTools|TestZeroing|TestWriteCache|TestQueues|TestLostStateDirectory)$", 0, all},
-	{"./cmd/lab/e2e", "^(TestFioKills|TestSecondaryKilled|TestFioLinkCut|TestReplaceDisk|TestReplaceLog)$", 0, all},
-	{"./cmd/lab/e2e", "^(TestExt4)$", 0, all},
-	{"./cmd/lab/e2e", "^(TestXFS|TestDataDisks|TestSwapRoles|TestOldPrimaryReturns)$", 0, all},
-	{"./cmd/lab/e2e", "^(TestLatency|TestMetrics|TestLatencyQueues)$", inTurn, all},
-	{"./cmd/lab/e2e", "^TestLatencyExact", counted, all},
-	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover|TestReadErrors|TestHangingDisk|TestLogWraps|TestRottenLog|TestPowerCuts|TestUsedBehind)$", 0, oldest},
-	{"./cmd/lab/e2e", "^(TestChurn|TestStopAndAdd|TestRecover|TestSwapTwentyTimes|TestSwapUnderKills|TestBadCable|TestSlowLink|TestBackEachOther|TestDelThenAddCompares)$", 0, newer},
+// batch is tests with build tag vm that share a boot.
+type batch struct {
+	pkg  string
+	cpus int // 0: two
+	// Names, joined by "|", of tests that run on every kernel, only on the oldest, and only on all others:
+	// what asks the kernel for little runs on one of them.
+	all, oldest, newer string
 }
 
-// kernels says on which of them a batch runs.
-type kernels int
+// run is the regular expression of the batch's tests on a kernel.
+func (b *batch) run(version string) string {
+	also := b.newer
+	if strings.HasPrefix(version, "6.12.") {
+		also = b.oldest
+	}
+	return "^(" + strings.Trim(b.all+"|"+also, "|") + ")$"
+}
 
-const (
-	all kernels = iota
-	oldest
-	newer
-)
-
-func (k kernels) has(version string) bool {
-	return k == all || (k == oldest) == strings.HasPrefix(version, "6.12.")
+// vmBatches are seven boots on a kernel. Where latency probes are attached there is one CPU, or two in turn:
+// an emulator of several does not always see in time that another one has patched the kernel's code, and dies
+// of an int3 that is gone already.
+var vmBatches = []batch{
+	{pkg: "./ublk", all: ".*"},
+	{pkg: "./cmd/lab/e2e",
+		all:    "TestFio|TestFioKills|TestFioLinkCut|TestRefusals|TestQueues|TestStopAndAdd|TestRecover",
+		oldest: "TestSecondaryKilled|TestLogTools|TestZeroing|TestWriteCache|TestLostStateDirectory",
+		newer:  "TestFioAsync|TestMarker|TestReplaceDisk|TestReplaceLog"},
+	{pkg: "./cmd/lab/e2e", all: "TestExt4"},
+	{pkg: "./cmd/lab/e2e", all: "TestXFS", oldest: "TestDataDisks", newer: "TestSwapRoles|TestOldPrimaryReturns|TestSwapTwentyTimes|TestSwapUnderKills"},
+	{pkg: "./cmd/lab/e2e", cpus: inTurn, all: "TestLatency|TestLatencyQueues", newer: "TestMetrics"},
+	{pkg: "./cmd/lab/e2e", cpus: counted, all: "TestLatencyExact.*"},
+	{pkg: "./cmd/lab/e2e",
+		all:    "TestChurn",
+		oldest: "TestReadErrors|TestHangingDisk|TestLogWraps|TestRottenLog|TestPowerCuts|TestUsedBehind",
+		newer:  "TestBadCable|TestSlowLink|TestBackEachOther|TestDelThenAddCompares"},
 }
 
 // Kinds of machines that are no number of CPUs.
@@ -160,8 +164,8 @@ func (c *TestCmd) host(t *tally) error {
 	one("go vet of the VM tests", "go", "vet", "-tags", "vm", "./...")
 	one("staticcheck", "go", "run", "honnef.co/go/tools/cmd/staticcheck@"+staticcheckVersion, "./...")
 	t.phase("go test -race", func() (int, int, error) { return tests(dir, "go", "test", "-race", "-v", "./...") })
-	t.phase("every history of two machines", func() (int, int, error) {
-		return tests(dir, "go", "test", "-v", "-run", "EveryHistory", "./mirror/mirrortest")
+	t.phase("simulations at length, without the race detector", func() (int, int, error) {
+		return tests(dir, "go", "test", "-v", "./dcd/...", "./mirror/mirrortest")
 	})
 	t.phase("giouring as oracle", func() (int, int, error) {
 		return tests(dir, "go", "test", "-v", "-tags", "giouring", "-ldflags=-checklinkname=0", "./uring")
@@ -242,10 +246,7 @@ func (c *TestCmd) guests(t *tally, kernel string) error {
 	j.Tree = true
 	bins := map[string]string{}
 	for _, b := range vmBatches {
-		if !b.kernels.has(j.Kernel.Version) {
-			continue
-		}
-		run := b.run
+		run := b.run(j.Kernel.Version)
 		if c.Filter != "" {
 			run = c.Filter
 		}

@@ -209,7 +209,7 @@ var modelCases = []struct {
 }{{mirror.Sync, 0}, {mirror.Sync, 1}, {mirror.SemiSync, 1}, {mirror.Async, 0}}
 
 func TestEveryHistoryOfTwoMachines(t *testing.T) {
-	if raced {
+	if blktest.Raced {
 		t.Skip("it takes eight times as long, and is one goroutine: `lab test` runs it without the race detector")
 	}
 	// All with one fault; of those with two, one in so many: all of them with ROBIB_SEEDS=4000.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
 
 var record = flag.Bool("record", false, "write the frames of real sessions as fuzz seeds of mirror/wire")
@@ -142,6 +143,9 @@ func (r *recorder) missing() (list []string) {
 // Every frame that real sessions send is taken by its decoder; with -record some of each kind
 // become seeds of the decoders' fuzz tests.
 func TestSeeds(t *testing.T) {
+	if blktest.Raced {
+		t.Skip("these histories are the simulation's, and one goroutine: `lab test` lives them without the race detector")
+	}
 	r := &recorder{t: t, seeds: map[string][]string{}, kinds: map[wire.Kind]int{}}
 	tap = r.frame
 	defer func() { tap = nil }()

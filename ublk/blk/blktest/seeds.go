@@ -6,10 +6,14 @@ import (
 	"testing"
 )
 
-// Seeds is how many seeds a simulation runs: n, or what ROBIB_SEEDS says, for the long mode.
+// Seeds is how many seeds a simulation runs: n, or a quarter under the race detector, or what ROBIB_SEEDS
+// says, for the long mode.
 func Seeds(t testing.TB, n int) int {
 	v := os.Getenv("ROBIB_SEEDS")
 	if v == "" {
+		if Raced {
+			n = (n + 3) / 4
+		}
 		return n
 	}
 	k, err := strconv.Atoi(v)

@@ -1,5 +1,0 @@
-//go:build !race
-
-package mirrortest
-
-const raced = false

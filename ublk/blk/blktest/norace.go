@@ -1,0 +1,5 @@
+//go:build !race
+
+package blktest
+
+const Raced = false
