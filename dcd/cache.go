@@ -104,8 +104,6 @@ type Cache struct {
 	follow   bool
 	declared seglog.LSN // newest durable-through seen, for a secondary
 	logged   seglog.LSN // durable when writes were last stamped
-	reads    uint64     // of the client, when Lull last looked
-	readAt   int64      // when it last found more
 
 	count Counters
 }

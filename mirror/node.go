@@ -298,11 +298,6 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	return wake
 }
 
-// Lull reports whether nothing is to be done before the peer's next answer, although the log device's comes first.
-func (n *Node) Lull() bool {
-	return n.bound && n.o.Mode == Sync && n.s.up && !n.full.active && !n.remoteMode && n.cache.Lull(n.now)
-}
-
 // watchesDurable reports whether the policy looks at what is durable here. In the steady state it
 // does not, and each append that completes would cost a batch of its own.
 func (n *Node) watchesDurable() bool {

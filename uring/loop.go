@@ -37,7 +37,6 @@ type Loop struct {
 	free    []uint64 // ids that were given back
 	inline  bool     // this batch holds what may complete inside the enter call
 	sure    uint32   // and so much that surely does
-	lull    int64    // the next wait is for two completions for so long
 	stop    atomic.Bool
 	running bool
 
@@ -167,11 +166,6 @@ func (l *Loop) Inline(sure bool) {
 	}
 }
 
-// Lull says that one of the completions that are on their way is of no use before another one comes: the next
-// wait is for two of them for as long as nanos, and only then for one. What completes meanwhile and could be
-// seen to at once waits as long; where one completion is all that comes, so does that. Linux 6.12 and newer; before it does nothing.
-func (l *Loop) Lull(nanos int64) { l.lull = nanos }
-
 // Wake makes the loop run a batch. Any goroutine.
 func (l *Loop) Wake() { l.wake.wake() }
 
@@ -230,8 +224,8 @@ func (l *Loop) Run(kick func(now int64) (wake int64)) error {
 // wait enters at most twice: without waiting where something may complete inline, then waiting
 // for one completion beside those that surely come inline, or not at all where there is nothing to submit and something to reap.
 func (l *Loop) wait(wake, now int64) error {
-	n, lull := 1+l.sure, l.lull
-	l.sure, l.lull = 0, 0
+	n := 1 + l.sure
+	l.sure = 0
 	if l.inline {
 		n = 1
 		l.inline = false
@@ -258,9 +252,6 @@ func (l *Loop) wait(wake, now int64) error {
 		// The tick comes first, and the batch it makes asks again.
 	default:
 		timeout = min(wake-now, idleWaitNanos)
-	}
-	if lull > 0 {
-		return l.ring.SubmitAndLull(n, lull, timeout)
 	}
 	return l.ring.SubmitAndWait(n, timeout)
 }

@@ -229,54 +229,6 @@ func TestBatchAllocatesNothing(t *testing.T) {
 	})
 }
 
-// In a lull a completion waits for a second one, or for the lull's end.
-func TestLull(t *testing.T) {
-	onLoop(t, LoopOptions{}, func(l *Loop) {
-		if !l.ring.lulls {
-			t.Skip("before Linux 6.12 there is none")
-		}
-		if _, err := l.Once(0); err != nil { // the loop's own entries
-			t.Error(err)
-		}
-		mem := mmap(t, 4096)
-		var c [2]counter
-		var in [2]int
-		for i := range c {
-			var p [2]int
-			if err := unix.Pipe(p[:]); err != nil {
-				t.Error(err)
-				return
-			}
-			defer unix.Close(p[0])
-			defer unix.Close(p[1])
-			in[i] = p[1]
-			e := l.Get()
-			e.PrepRead(int32(p[0]), mem[i:i+1], 0)
-			e.UserData = l.Add(&c[i])
-		}
-		once := func(lull int64) {
-			l.Lull(lull)
-			if _, err := l.Once(l.Now() + 20e9); err != nil {
-				t.Error(err)
-			}
-		}
-		write := func(i int) { unix.Write(in[i], []byte{1}) }
-		time.AfterFunc(10*time.Millisecond, func() { write(0) })
-		once(1e6)
-		if c[0].n != 1 || c[1].n != 0 {
-			t.Error("one completion alone did not end the wait when the lull was over", c)
-		}
-		e := l.Get()
-		e.PrepNop()
-		e.UserData = l.Add(&c[0])
-		time.AfterFunc(20*time.Millisecond, func() { write(1) })
-		once(20e9)
-		if c[0].n != 2 || c[1].n != 1 {
-			t.Error("the first completion ended the lull", c)
-		}
-	})
-}
-
 // What surely completes inside the enter call ends no wait: one call submits it and waits for the rest.
 func TestInlineSure(t *testing.T) {
 	onLoop(t, LoopOptions{}, func(l *Loop) {

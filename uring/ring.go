@@ -41,7 +41,6 @@ type Ring struct {
 
 	files   []int32 // fixed-file table, -1 free
 	bufCap  int
-	lulls   bool     // SubmitAndLull's second bound exists
 	regions []region // memory of the registered buffers, by index
 
 	// Enters counts io_uring_enter calls, for reports.
@@ -94,7 +93,7 @@ func newRing(o Options, flags uint32) (*Ring, error) {
 	case err != nil:
 		return nil, fmt.Errorf("io_uring_setup: %w", err)
 	}
-	r := &Ring{fd: fd, regIdx: -1, flags: flags, step: 1, bufCap: int(o.Buffers), lulls: p.features&featMinTimeout != 0}
+	r := &Ring{fd: fd, regIdx: -1, flags: flags, step: 1, bufCap: int(o.Buffers)}
 	if flags&setupSQE128 != 0 {
 		r.step = 2
 	}
@@ -155,34 +154,25 @@ func (r *Ring) Ready() int {
 }
 
 // Submit hands all queued entries over without waiting.
-func (r *Ring) Submit() error { return r.enter(0, 0, 0, true) }
+func (r *Ring) Submit() error { return r.enter(0, 0, true) }
 
 // SubmitAndWait hands all queued entries over and waits for n completions, at most for
 // timeout ns (math.MaxInt64: for ever). A timeout is not an error.
 func (r *Ring) SubmitAndWait(n uint32, timeout int64) error {
-	return r.enter(n, timeout, 0, false)
-}
-
-// SubmitAndLull is SubmitAndWait for n+1 completions, and once lull ns, at least 1,000, have passed for any that is not there yet
-// (io_uring_getevents_arg.min_wait_usec). Before Linux 6.12 it waits for n.
-func (r *Ring) SubmitAndLull(n uint32, lull, timeout int64) error {
-	if !r.lulls {
-		return r.SubmitAndWait(n, timeout)
-	}
-	return r.enter(n+1, timeout, uint32(min(lull/1000, math.MaxUint32)), false)
+	return r.enter(n, timeout, false)
 }
 
 // enter is the one system call. raw skips the scheduler: only for calls that do not wait.
-func (r *Ring) enter(wait uint32, timeout int64, lullMicros uint32, raw bool) error {
+func (r *Ring) enter(wait uint32, timeout int64, raw bool) error {
 	atomic.StoreUint32(r.sqTail, r.tail)
 	flags := uintptr(0)
 	if wait > 0 || r.flags&setupDeferTaskrun != 0 || r.overflown() {
 		flags = enterGetEvents
 	}
 	var arg *waitArg
-	if wait > 0 && (timeout != math.MaxInt64 || lullMicros > 0) {
+	if wait > 0 && timeout != math.MaxInt64 {
 		arg = r.arg
-		arg.bound(timeout, lullMicros)
+		arg.ts = Timespec{Sec: timeout / 1e9, Nsec: timeout % 1e9}
 		flags |= enterExtArg
 	}
 	for {

@@ -2,7 +2,6 @@ package uring
 
 import (
 	"fmt"
-	"math"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,15 +11,6 @@ import (
 type waitArg struct {
 	arg getEventsArg
 	ts  Timespec
-}
-
-// bound says how long a wait may last, and for how long it waits for all completions it was asked for.
-func (a *waitArg) bound(timeout int64, lullMicros uint32) {
-	a.arg.ts, a.arg.minWaitUs = 0, lullMicros
-	if timeout != math.MaxInt64 {
-		a.ts = Timespec{Sec: timeout / 1e9, Nsec: timeout % 1e9}
-		a.arg.ts = uint64(uintptr(unsafe.Pointer(&a.ts)))
-	}
 }
 
 func setup(entries uint32, p *params) (int, error) {
@@ -62,6 +52,7 @@ func (r *Ring) mapRings(p *params) (err error) {
 		return fmt.Errorf("io_uring: %w", err)
 	}
 	r.arg = (*waitArg)(unsafe.Pointer(&r.argMem[0]))
+	r.arg.arg.ts = uint64(uintptr(unsafe.Pointer(&r.arg.ts)))
 	return nil
 }
 

@@ -52,8 +52,8 @@ type Log struct {
 
 	// Counters, for status and metrics.
 	Appends, AppendedBytes uint64
-	appAt, appNanos        int64 // when the append in flight began, and how long one takes on average
-	appLate                bool  // its end is not looked for at once
+	appAt                  int64 // when the append in flight began
+	appNanos               int64 // that an append takes, on average
 	now                    int64
 	DeviceReadBytes        uint64 // read back because RAM had it no more
 }
@@ -97,9 +97,6 @@ func (l *Log) InFlight() int {
 	}
 	return 0
 }
-
-// NotTimed says that the end of the append in flight will be noticed late: it says nothing about the device.
-func (l *Log) NotTimed() { l.appLate = true }
 
 // Busy reports whether anything is on its way to the device.
 func (l *Log) Busy() bool { return l.appBusy || l.sup.busy || l.sums.busy || l.dirty.busy }
@@ -362,7 +359,7 @@ func (l *Log) push() {
 	n := int64(end - from.pos)
 	at := int64(from.pos % c)
 	l.app = blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.DeviceOffset(from.pos), Length: n, Buf: l.ram[at : at+n : at+n], Owner: l}
-	l.appTo, l.appBusy, l.appAt, l.appLate = to, true, l.now, false
+	l.appTo, l.appBusy, l.appAt = to, true, l.now
 	l.Appends++
 	l.AppendedBytes += uint64(n)
 	l.dev.Submit(&l.app)
@@ -384,7 +381,7 @@ func (l *Log) Kick(now blk.Instant) int64 {
 	l.now = now.Mono
 	if l.appDone {
 		l.appDone = false
-		if d := now.Mono - l.appAt; l.appAt > 0 && d > 0 && !l.appLate {
+		if d := now.Mono - l.appAt; l.appAt > 0 && d > 0 {
 			l.appNanos += (d - l.appNanos) / 8
 		}
 		switch {

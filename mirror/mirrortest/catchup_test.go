@@ -131,19 +131,3 @@ func TestCatchUpBySync(t *testing.T) {
 		t.Errorf("level: %+v", c)
 	}
 }
-
-// Only in sync mode does a primary that is level have nothing to do before the peer's answer.
-func TestLull(t *testing.T) {
-	for mode, want := range map[mirror.Mode]bool{mirror.Sync: true, mirror.SemiSync: false, mirror.Async: false} {
-		p := NewTunedPair(1, mode, t.Fatalf, nil)
-		turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
-		p.M[0].Cache.HoldDestage(true)
-		p.pass(1_000_000_000, 0)
-		p.M[0].lulls = 0
-		p.pass(1_000_000_000, 50_000_000)
-		if n := p.M[0].lulls; n > 0 != want {
-			t.Errorf("%v: %d lulls", mode, n)
-		}
-		p.Free()
-	}
-}

@@ -25,7 +25,6 @@ type Machine struct {
 	Primary   bool
 	Gone      bool // the data disk: it cannot be opened
 	wake      int64
-	lulls     int // batches after which Node.Lull held
 }
 
 // Pair is two machines with one volume, a client on the primary, and what an oracle knows.
@@ -197,9 +196,6 @@ func (p *Pair) Turn() bool {
 		}
 		m.wake = m.Node.Kick(p.W.Time())
 		wake = min(wake, m.wake)
-		if m.Node.Lull() {
-			m.lulls++
-		}
 		if m.Primary {
 			p.note(i)
 		}

@@ -63,9 +63,6 @@ func (k *stack) run(opened chan<- error) {
 // wallEvery is how often the wall clock, a label only, is read anew.
 const wallEvery = 250_000_000
 
-// lull is how long the log device's answer is left where only the peer's lets the writes go.
-const lull = 250_000
-
 func (k *stack) kick(mono int64) int64 {
 	if mono-k.wallAt > wallEvery {
 		k.wallAt, k.wallAhead = mono, time.Now().UnixNano()-mono
@@ -74,9 +71,6 @@ func (k *stack) kick(mono int64) int64 {
 	wake := k.node.Kick(now)
 	if k.queue != nil {
 		k.queue.Kick(now)
-	}
-	if k.node.Lull() {
-		k.loop.Lull(lull)
 	}
 	return wake
 }
