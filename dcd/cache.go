@@ -86,6 +86,7 @@ type Cache struct {
 	full    bool // the last Begin found no room
 
 	r reads
+	v verifier
 	d destager
 	p pressure
 	b below
@@ -118,10 +119,12 @@ type Counters struct {
 	DestageBatches     uint64
 	SupersededBytes    uint64 // never destaged, because they were written again before
 	Commits            uint64
-	Discards, Zeroes   uint64 // requests
-	ZeroedBytes        uint64 // discarded or zeroed on the data disk
-	ReadZero           uint64 // runs
-	Throttled          uint64 // times a write found the log full
+	Discards, Zeroes   uint64     // requests
+	ZeroedBytes        uint64     // discarded or zeroed on the data disk
+	ReadZero           uint64     // runs
+	Rotten             uint64     // reads of the log device that found damage, which nobody was given
+	RottenLSN          seglog.LSN // where the last one did
+	Throttled          uint64     // times a write found the log full
 }
 
 // Open recovers log and map, and compares the data disk with its fingerprint.
@@ -206,6 +209,7 @@ func (c *Cache) describe(s *seglog.Super) error {
 }
 
 func (c *Cache) prepare() error {
+	c.v.open(c)
 	if err := c.r.open(c); err != nil {
 		return err
 	}
@@ -224,7 +228,7 @@ func (c *Cache) free() error {
 	if c.idx != nil {
 		errs = append(errs, c.idx.close())
 	}
-	return errors.Join(append(errs, c.d.free())...)
+	return errors.Join(append(errs, c.d.free(), c.v.close())...)
 }
 
 // mapSegment enters a segment's records into the map.

@@ -48,6 +48,10 @@ func (c *Cache) Status() Status {
 	return s
 }
 
+// Damaged is the LSN of the last segment of which a read of the log device found something else than what was
+// written; 0: of none.
+func (c *Cache) Damaged() seglog.LSN { return c.count.RottenLSN }
+
 // Tune changes the watermarks (0: the default), the bypass (as in Options) and the order of destage from the next batch on.
 func (c *Cache) Tune(low, high int, ordered bool, bypass int64) {
 	c.y.set(bypass)

@@ -136,6 +136,9 @@ func roundUp(n, to int) int { return (n + to - 1) / to * to }
 // headerSize is how much the header of a segment with n records takes on a log of that block.
 func headerSize(n, block int) int { return roundUp(fixedBytes+n*recordBytes, block) }
 
+// HeaderBytes is how much of the log device the header of a segment with so many records takes, at least.
+func (l *Log) HeaderBytes(records int) int { return headerSize(records, int(l.super.BlockBytes)) }
+
 func putRecord(b []byte, k Kind, flags uint8, off, length int64, crc uint32, at int) {
 	le.PutUint64(b, uint64(off)/sectorBytes)
 	le.PutUint32(b[8:], uint32(length))
