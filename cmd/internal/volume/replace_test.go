@@ -46,6 +46,16 @@ func (m *machines) file(name string, size int64, content []byte) string {
 
 func (m *machines) serve(q Request) *Server {
 	m.t.Helper()
+	s, err := m.try(q)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return s
+}
+
+// try is serve that may be refused.
+func (m *machines) try(q Request) (*Server, error) {
+	m.t.Helper()
 	q.LogBytes, q.DeviceID = 16<<20, -1
 	p, err := Prepare(q)
 	tick := time.NewTicker(poll)
@@ -58,9 +68,9 @@ func (m *machines) serve(q Request) *Server {
 		p, err = Prepare(q)
 	}
 	if err != nil {
-		m.t.Fatal(err)
+		return nil, err
 	}
-	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log}, New: p.New, Reattach: m.reattach, Discard: m.discard, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
+	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log}, New: p.New, Reattach: m.reattach, Discard: m.discard, AcceptLog: q.AcceptLog, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
 	s.stack = &stack{s: s}
 	s.started.Store(true)
 	opened := make(chan error, 1)
@@ -72,10 +82,11 @@ func (m *machines) serve(q Request) *Server {
 		}
 	}()
 	if err := <-opened; err != nil {
-		m.t.Fatal(err)
+		p.Close()
+		return nil, err
 	}
 	m.closed[s] = closed
-	return s
+	return s, nil
 }
 
 // stop ends a server as stop does, and lets go of its files.

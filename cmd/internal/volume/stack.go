@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/robib-ublk/robib/dcd"
@@ -34,6 +35,9 @@ type stack struct {
 	ram       *ramFile // nil: no volatile write cache
 	broken    error    // why nothing may be served, although everything could be opened
 
+	noted logMark // what mark has
+	mark  atomic.Pointer[logMark]
+
 	wallAt, wallAhead int64 // Mono when the wall clock was read, and what it is ahead of Mono
 }
 
@@ -51,8 +55,10 @@ func (k *stack) run(opened chan<- error) {
 		opened <- errors.Join(err, l.Close())
 		return
 	}
+	k.noteLog()
 	opened <- nil
 	err = l.Run(k.kick)
+	k.noteLog()
 	if k.net != nil {
 		err = errors.Join(err, k.net.Close())
 	}
@@ -66,6 +72,7 @@ const wallEvery = 250_000_000
 func (k *stack) kick(mono int64) int64 {
 	if mono-k.wallAt > wallEvery {
 		k.wallAt, k.wallAhead = mono, time.Now().UnixNano()-mono
+		k.noteLog()
 	}
 	now := blk.Instant{Mono: mono, Wall: mono + k.wallAhead}
 	wake := k.node.Kick(now)
@@ -110,6 +117,11 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	}
 	if k.cache, err = k.openCache(o, drive); err != nil {
 		return k.explain(err)
+	}
+	if k.log != nil && !k.s.o.AcceptLog && !k.s.o.Reattach {
+		if err := checkMark(c.Name, c.Log, k.logMark(), true); err != nil {
+			return err
+		}
 	}
 	if k.ram != nil {
 		k.ram.claim(k.cache.Log().Super().Log, o.Incarnation)
