@@ -212,6 +212,16 @@ var zero4 [4]byte
 // errShort says that a header is longer than the bytes at hand.
 var errShort = errors.New("seglog: more of the header is needed")
 
+// within checks that no record reaches beyond a disk of so many bytes.
+func (s *Segment) within(disk int64) error {
+	for i := range s.Records {
+		if r := s.Record(i); r.Offset > disk-r.Length {
+			return fmt.Errorf("%w: LSN %d record %d lies beyond the disk's %d bytes", ErrCorrupt, s.LSN, i, disk)
+		}
+	}
+	return nil
+}
+
 // Parse decodes and checks a whole segment: header, records' bounds, payload checksums.
 func Parse(raw []byte, limit int) (Segment, error) {
 	s, err := ParseHeader(raw, limit)

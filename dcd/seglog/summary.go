@@ -59,7 +59,8 @@ type summaries struct {
 	req  blk.Request
 	busy bool
 	done bool
-	off  bool // an I/O error: no more pages
+	off  bool  // an I/O error: no more pages
+	at   int64 // when the write in flight began
 
 	Written uint64 // pages, in this life
 }
@@ -170,7 +171,7 @@ func (l *Log) kickSummaries() {
 	s.page = sumPage{at, n, last}
 	s.next = at + Pos(n)
 	l.dropSummary()
-	s.busy = true
+	s.busy, s.at = true, l.now
 	s.req = blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.super.CheckpointOffset + int64(at%Pos(area)), Length: n, Buf: b, Owner: s}
 	l.dev.Submit(&s.req)
 }
