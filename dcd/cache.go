@@ -87,6 +87,7 @@ type Cache struct {
 
 	r reads
 	v verifier
+	m mender
 	d destager
 	p pressure
 	b below
@@ -122,6 +123,7 @@ type Counters struct {
 	Discards, Zeroes   uint64     // requests
 	ZeroedBytes        uint64     // discarded or zeroed on the data disk
 	ReadZero           uint64     // runs
+	Mended             uint64     // ranges that the data disk could not read, written anew
 	Rotten             uint64     // reads of the log device that found damage, which nobody was given
 	RottenLSN          seglog.LSN // where the last one did
 	Throttled          uint64     // times a write found the log full
@@ -210,6 +212,7 @@ func (c *Cache) describe(s *seglog.Super) error {
 
 func (c *Cache) prepare() error {
 	c.v.open(c)
+	c.m.c = c
 	if err := c.r.open(c); err != nil {
 		return err
 	}
@@ -228,7 +231,7 @@ func (c *Cache) free() error {
 	if c.idx != nil {
 		errs = append(errs, c.idx.close())
 	}
-	return errors.Join(append(errs, c.d.free(), c.v.close())...)
+	return errors.Join(append(errs, c.d.free(), c.v.close(), blk.Free(c.m.buf))...)
 }
 
 // mapSegment enters a segment's records into the map.
@@ -419,6 +422,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	c.noteLog()
 	wake = min(wake, c.r.kick(now))
 	c.acknowledge(now)
+	c.m.kick()
 	wake = min(wake, c.d.kick(now))
 	c.b.kick()
 	c.y.kick()

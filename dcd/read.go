@@ -35,16 +35,18 @@ const (
 
 type part struct {
 	blk.Request
-	parent *blk.Request
-	from   source
-	pin    uint8
-	at     seglog.Pos
-	sent   int64
-	want   []byte     // the client's buffer
-	bounce []byte     // of a read of the log that needs one of its own
-	base   seglog.Pos // where what is read of the log begins
-	table  *table
-	held   *quarantine // the part's request was answered without it
+	parent  *blk.Request
+	from    source
+	pin     uint8
+	at      seglog.Pos
+	sent    int64
+	want    []byte     // the client's buffer
+	bounce  []byte     // of a read of the log that needs one of its own
+	base    seglog.Pos // where what is read of the log begins
+	table   *table
+	mend    bool        // the data disk could not read it
+	cleared seglog.LSN  // what it held then
+	held    *quarantine // the part's request was answered without it
 }
 
 // quarantine is a buffer that the kernel may still write to, because a disk does not answer.
@@ -212,8 +214,9 @@ func (q *reads) back(p *part, now blk.Instant) {
 	}
 	if p.Err != 0 && p.from != fromPeer && c.fallback != nil {
 		// The peer must hold at least what the mapping, or its absence, stands for.
-		if p.from != fromLog {
+		if p.mend = p.from == fromData; p.from != fromLog {
 			p.LSN = max(p.LSN, c.cleared)
+			p.cleared = c.cleared
 		}
 		p.Offset = r.Offset + sliceOffset(r.Buf, p.Buf)
 		p.from, p.Err, p.sent = fromPeer, 0, now.Mono
@@ -232,7 +235,11 @@ func (q *reads) back(p *part, now blk.Instant) {
 		r.Stamp(blk.LogDone, now)
 	case fromPeer:
 		r.Stamp(blk.PeerAcked, now)
+		if p.mend && p.Err == 0 {
+			c.m.take(&p.Request, p.cleared)
+		}
 	}
+	p.mend = false
 	p.parent = nil
 	q.free = append(q.free, p.Tag)
 	q.finish(r)

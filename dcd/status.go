@@ -79,7 +79,7 @@ func (c *Cache) Dirty() int64 {
 
 // Busy reports whether anything of the cache's own is in flight below.
 func (c *Cache) Busy() bool {
-	return c.log.Busy() || c.log.Unwritten() || c.d.out > 0 || c.b.pending() || c.y.active > 0 || c.r.active > 0
+	return c.log.Busy() || c.log.Unwritten() || c.d.out > 0 || c.b.pending() || c.m.busy || c.y.active > 0 || c.r.active > 0
 }
 
 // Cut durably removes the log's tail after lsn and maps again what is left. Nothing may be in flight.
