@@ -143,7 +143,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		return err
 	}
 	m := mirror.Options{OnDisconnect: lost, Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
-		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach && !wasRemote(c.Name), Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
+		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach && !wasRemote(c.Name), Lost: in.Disk == nil || k.log == nil, Blank: k.log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
 		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli},
 		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep, Asked: k.s.asked}
 	if k.net == nil {
@@ -189,6 +189,9 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 	for n := 0; ; n++ {
 		c, err := dcd.Open(o, drive)
 		var bad *seglog.CorruptError
+		if errors.Is(err, seglog.ErrReadError) && o.Log != nil && k.startsRemote(&o, err, true) {
+			continue
+		}
 		if !errors.As(err, &bad) || o.Log == nil || n == maxRepairs {
 			return c, err
 		}
@@ -209,11 +212,26 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 				e = seglog.Repair(o.Log, bad, raw, drive)
 			}
 		}
+		if e != nil && k.startsRemote(&o, err, s.Marks&(seglog.Degraded|seglog.Ahead) == 0 && s.Marks&seglog.HasPeer != 0) {
+			continue
+		}
 		if e != nil {
 			return nil, fmt.Errorf("%w; %w (`robib-ublk log check %s` says more; a peer that was in sync has everything: `robib-ublk promote` there)", err, e, k.s.c.Log)
 		}
 		k.s.o.Logf("%s: segment %d of the log was written anew from the peer's copy", k.s.c.Name, bad.LSN)
 	}
+}
+
+// startsRemote gives up a log that cannot be opened where a peer can stand in for it, as for one that is missing.
+// peer: it lacks nothing that was acknowledged, as far as is known.
+func (k *stack) startsRemote(o *dcd.Options, why error, peer bool) bool {
+	c := k.s.c
+	if !peer || c.Role != Primary || c.Remote == "" && c.Listen == "" || c.WriteCache || k.s.o.New {
+		return false
+	}
+	k.s.o.Logf("%s: the log %s cannot be used, and the volume starts remote: %v", c.Name, c.Log, why)
+	o.Log, o.Super, k.log = nil, blankSuper(c), nil
+	return true
 }
 
 // openWriteCache finds the memory that the write cache is kept in, and what a killed server left there.
