@@ -324,6 +324,9 @@ func (p *pageReader) each(lsn LSN, head Pos, prev uint64, visit func(g *Segment)
 			}
 			b = b[n:]
 			r := Record{Length: int64(v>>4) * sectorBytes, Kind: Kind(v >> 1 & 7), Flags: uint8(v & 1), Offset: (sector + d) * sectorBytes, off: uint32(off), At: g.Pos + Pos(off)}
+			if r.Length <= 0 || r.Offset < 0 || r.Offset > l.super.DiskBytes-r.Length {
+				return given, errNoPage
+			}
 			sector = (r.Offset + r.Length) / sectorBytes
 			if r.Kind == Data {
 				off += int(r.Length)
