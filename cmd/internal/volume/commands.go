@@ -128,7 +128,7 @@ func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func
 // cannotEmpty is what keeps a log from being emptied, nil when nothing does.
 func cannotEmpty(errs ...error) error {
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("the log cannot be emptied into the disk: %w", err)
+		return fmt.Errorf("the log cannot be emptied into the disk: %w (replace what failed, or, to give up what only the log has, `robib-ublk stop` it and then `robib-ublk del --force`)", err)
 	}
 	return nil
 }

@@ -252,5 +252,7 @@ func TestLogLostAlone(t *testing.T) {
 		_, err := try("cmp", "-n", itoa(4<<20), dataA, dev)
 		return err == nil
 	})
+	refused(t, 1, "del --force", "del", "v")
+	robib(t, "stop", "v")
 	t.Log(robib(t, "del", "--force", "v"))
 }
