@@ -19,19 +19,20 @@ const (
 	DefaultBackoff   = second / 10
 	DefaultBackoffTo = 10 * second
 	DefaultStartWait = 30 * second
+	DefaultReattach  = 30 * second // after the death of a server that served, the next one serves at once
 	DefaultRemote    = 120 * second // how long I/O waits for the peer while the volume is remote
 	DefaultShip      = 5_000_000    // how long segments wait for more before they are sent, in async mode
 )
 
 // Timing are the node's waits, in ns; 0 is the default.
-type Timing struct{ Heartbeat, PeerDead, Backoff, BackoffTo, StartWait, Remote, Ship int64 }
+type Timing struct{ Heartbeat, PeerDead, Backoff, BackoffTo, StartWait, Reattach, Remote, Ship int64 }
 
 func (t *Timing) fill() {
 	for _, x := range []struct {
 		v *int64
 		d int64
 	}{{&t.Heartbeat, DefaultHeartbeat}, {&t.PeerDead, DefaultPeerDead}, {&t.Backoff, DefaultBackoff}, {&t.BackoffTo, DefaultBackoffTo},
-		{&t.StartWait, DefaultStartWait}, {&t.Remote, DefaultRemote}, {&t.Ship, DefaultShip}} {
+		{&t.StartWait, DefaultStartWait}, {&t.Reattach, DefaultReattach}, {&t.Remote, DefaultRemote}, {&t.Ship, DefaultShip}} {
 		if *x.v == 0 {
 			*x.v = x.d
 		}
@@ -85,7 +86,8 @@ type Options struct {
 	RateLimit    int64 // bytes of data sent per second; 0: no limit
 
 	StartAlone bool // the user says: serve although the peer cannot be asked
-	Reattached bool // the supervisor put this server in a dead one's place: serve at once
+	DeadFor    int64 // this server is in the place of one that served and died so long ago, in ns; 0: in nobody's
+	Fenced     bool  // that one, or one before it, was fenced: its disks alone do not let this one serve
 	Sync       SyncSizes
 	Lost       bool // data disk or log is missing: the volume starts remote
 	Blank      bool // the log is missing too: the chain goes on where the peer's ends
@@ -218,8 +220,8 @@ func (n *Node) asPrimary() {
 	if n.marks()&seglog.PeerNeedsFullSync == 0 && !n.o.Blank {
 		n.ship.open(n.log.First() - 1)
 	}
-	if n.o.Reattached && !n.o.Lost {
-		n.serve("re-attached in a dead server's place")
+	if d := n.o.DeadFor; d > 0 && (d <= n.o.Timing.Reattach || Planted && Plant == "reattach-late") && !n.o.Fenced && !n.o.Lost {
+		n.serve("re-attached in the place of a server that died " + seconds(d) + " ago")
 	}
 }
 

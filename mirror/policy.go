@@ -172,7 +172,7 @@ func (n *Node) startRule() int64 {
 	if n.s.up || n.s.conn != nil || n.s.diverged != "" {
 		return blk.Never
 	}
-	alone := n.o.StartAlone || n.marks()&seglog.Degraded != 0 || Planted && Plant == "start-unasked"
+	alone := n.o.StartAlone || n.marks()&seglog.Degraded != 0 && !n.o.Fenced || Planted && Plant == "start-unasked"
 	switch {
 	case !alone:
 		return blk.Never
@@ -185,6 +185,20 @@ func (n *Node) startRule() int64 {
 		return now
 	}
 	return wait
+}
+
+// StartAlone is the user's word for a primary that waits for its peer: it serves if that cannot be asked.
+func (n *Node) StartAlone() error {
+	switch {
+	case !n.primary:
+		return errors.New("this is a secondary")
+	case n.fenced:
+		return errors.New("this side is fenced: its peer was promoted")
+	case n.o.Lost:
+		return errors.New("the volume's own disk or log is missing: only its peer can serve")
+	}
+	n.o.StartAlone = true
+	return nil
 }
 
 // tookTail is told when a starting primary has all that its peer had more.

@@ -39,6 +39,8 @@ func (s *Server) Do(ctx context.Context, command string, a control.Args, progres
 		return s.replaceDisk(ctx, a, progress)
 	case "replace-log":
 		return s.replaceLog(ctx, a, progress)
+	case "start-alone":
+		return nil, s.startAlone()
 	case "destage":
 		return s.destage(ctx, progress)
 	case "pair":
@@ -70,6 +72,15 @@ func (s *Server) stopVolume() error {
 	}
 	s.leave()
 	return nil
+}
+
+// startAlone lets a primary that waits for its peer serve without asking it.
+func (s *Server) startAlone() error {
+	var err error
+	if e := s.stack.call(func() { err = s.stack.node.StartAlone() }); e != nil {
+		return e
+	}
+	return err
 }
 
 // leave ends the process once the answer to the command is on its way.

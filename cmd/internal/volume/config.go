@@ -123,7 +123,9 @@ func (c *Config) Save() error {
 }
 
 // Forget removes the configuration.
-func (c *Config) Forget() error { return os.Remove(configPath(c.Name)) }
+func (c *Config) Forget() error {
+	return errors.Join(os.Remove(configPath(c.Name)), remoteNote.remove(c.Name), fencedNote.remove(c.Name))
+}
 
 // Configs lists all volumes, sorted by name.
 func Configs() ([]*Config, error) {

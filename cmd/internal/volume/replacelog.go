@@ -126,7 +126,7 @@ func (s *Server) endBefore(ctx context.Context, progress func(string), p *Prepar
 		return errors.Join(err, k.call(k.node.Remember))
 	}
 	if super.Marks&seglog.NeedsRefill == 0 {
-		return forgetRemote(p.Config.Name)
+		return remoteNote.remove(p.Config.Name)
 	}
 	return nil
 }

@@ -277,7 +277,7 @@ func (s *Server) takeDown() error {
 	}); e != nil {
 		return e
 	}
-	err = errors.Join(err, s.dev.Del(), removeDevice(s.c.Name), forgetRemote(s.c.Name))
+	err = errors.Join(err, s.dev.Del(), removeDevice(s.c.Name), remoteNote.remove(s.c.Name))
 	s.dev = nil
 	return err
 }

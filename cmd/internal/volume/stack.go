@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/robib-ublk/robib/cmd/internal/supervise"
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
@@ -117,6 +118,11 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	for _, m := range k.cache.Memory() {
 		l.RegisterBuffer(m) // best effort: it saves time only
 	}
+	if c.Role == Secondary {
+		if err := fencedNote.remove(c.Name); err != nil {
+			return err
+		}
+	}
 	if c.Demoted && c.Role == Secondary {
 		if err := k.demoted(drive); err != nil {
 			return err
@@ -131,7 +137,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		return err
 	}
 	m := mirror.Options{OnDisconnect: lost, Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
-		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach && !wasRemote(c.Name), Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
+		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, DeadFor: k.deadFor(), Fenced: fencedNote.there(c.Name), Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
 		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli},
 		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep, Asked: k.s.asked}
 	if k.net == nil {
@@ -235,16 +241,38 @@ func (k *stack) explain(err error) error {
 }
 
 func (k *stack) event(e mirror.Event) {
-	if e.What == "volume" && (e.New == mirror.StateRemote || e.Old == mirror.StateRemote) {
-		change := forgetRemote
-		if e.New == mirror.StateRemote {
-			change = noteRemote
-		}
-		if err := change(k.s.c.Name); err != nil {
-			k.s.o.Logf("%s: note of the remote state: %v", k.s.c.Name, err)
+	if e.What == "volume" {
+		if err := k.noted(&e); err != nil {
+			k.s.o.Logf("%s: a note for the next server: %v", k.s.c.Name, err)
 		}
 	}
 	k.s.o.Logf("%s: %s %s→%s reason=%q", k.s.c.Name, e.What, e.Old, e.New, e.Reason)
+}
+
+// noted leaves what the next server, and the supervisor, must know.
+func (k *stack) noted(e *mirror.Event) error {
+	name := k.s.c.Name
+	switch {
+	case e.New == mirror.StateRemote:
+		return remoteNote.make(name)
+	case e.New == mirror.StateFenced:
+		return fencedNote.make(name)
+	case e.New == "serving":
+		return errors.Join(fencedNote.remove(name), k.s.o.In.Served())
+	case e.Old == mirror.StateRemote:
+		return remoteNote.remove(name)
+	}
+	return nil
+}
+
+// deadFor is for how long the server in whose place this one is, and which served, is dead, in ns; 0: there was
+// none, it is not known, or it stood aside for its peer.
+func (k *stack) deadFor() int64 {
+	died := k.s.o.In.Died
+	if !k.s.o.Reattach || died == 0 || remoteNote.there(k.s.c.Name) {
+		return 0
+	}
+	return max(supervise.Boottime()-died, 1)
 }
 
 // call runs f on the loop's thread and waits for it.
