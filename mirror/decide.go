@@ -64,7 +64,7 @@ func rule(v View) (Verdict, string) {
 		return Refuses, fmt.Sprintf("the peer speaks protocol versions %d to %d, this side %d to %d", p.MinVersion, p.Version, wire.MinVersion, wire.Version)
 	case p.Required != 0:
 		return Refuses, fmt.Sprintf("the peer requires features %#x that this version lacks", p.Required)
-	case !p.New && p.Volume != me.Volume:
+	case p.Volume != me.Volume && !(p.New && p.Volume == [16]byte{}):
 		return Refuses, "the peer holds another volume"
 	case p.New && p.Primary:
 		return Refuses, "the peer is a primary without a volume"

@@ -19,7 +19,7 @@ const (
 	DefaultBackoff   = second / 10
 	DefaultBackoffTo = 10 * second
 	DefaultStartWait = 30 * second
-	DefaultReattach  = 30 * second // after the death of a server that served, the next one serves at once
+	DefaultReattach  = 30 * second  // after the death of a server that served, the next one serves at once
 	DefaultRemote    = 120 * second // how long I/O waits for the peer while the volume is remote
 	DefaultShip      = 5_000_000    // how long segments wait for more before they are sent, in async mode
 )
@@ -85,7 +85,7 @@ type Options struct {
 	Compress     bool  // data is compressed on the way to the peer
 	RateLimit    int64 // bytes of data sent per second; 0: no limit
 
-	StartAlone bool // the user says: serve although the peer cannot be asked
+	StartAlone bool  // the user says: serve although the peer cannot be asked
 	DeadFor    int64 // this server is in the place of one that served and died so long ago, in ns; 0: in nobody's
 	Fenced     bool  // that one, or one before it, was fenced: its disks alone do not let this one serve
 	Sync       SyncSizes

@@ -264,6 +264,10 @@ func (s *session) gotHello(f *wire.Frame) error {
 	n := s.n
 	n.pack.Begin(h.Offered)
 	if !n.primary {
+		if n.foreign(h.Volume) {
+			s.goodbye(errForeign.Error())
+			return errForeign
+		}
 		if n.heldBy(&h) {
 			n.promote("the primary had handed its role over when the session was lost")
 			return nil
@@ -276,7 +280,7 @@ func (s *session) gotHello(f *wire.Frame) error {
 		return nil // the primary decides
 	}
 	s.view = View{Me: n.myHello(), Peer: h}
-	if seglog.Marks(h.Marks)&seglog.PeerNeedsRefill != 0 && !n.remoteMode {
+	if seglog.Marks(h.Marks)&seglog.PeerNeedsRefill != 0 && !n.remoteMode && !n.foreign(h.Volume) {
 		// This side's disk or log missed writes, whatever it looks like now; unless it has only just
 		// asked for that note, and the session ended before the answer.
 		if n.noted = n.ready && n.askedRefill; n.ready && !n.noted {
@@ -294,6 +298,14 @@ func (s *session) gotHello(f *wire.Frame) error {
 	}
 	s.know(h.Last)
 	return s.decide()
+}
+
+var errForeign = errors.New("this side holds another volume")
+
+// foreign reports whether v is another volume than the one that this side holds, if it does.
+func (n *Node) foreign(v seglog.UUID) bool {
+	mine := n.log.Super().Volume
+	return mine != (seglog.UUID{}) && v != mine
 }
 
 // know looks whether the peer's point lies on this log's chain.
@@ -467,6 +479,10 @@ func (s *session) gotDecision(f *wire.Frame) error {
 	if d.Way == wire.Refuse {
 		s.part(d.Parted, d.Reason)
 		return fmt.Errorf("the primary refuses: %s", d.Reason)
+	}
+	if n.foreign(d.Volume) || d.Volume != s.hello.Volume {
+		s.goodbye(errForeign.Error())
+		return errForeign
 	}
 	if err := n.rx.agree(f, &d); err != nil {
 		return err

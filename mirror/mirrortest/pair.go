@@ -23,7 +23,7 @@ type Machine struct {
 	Node      *mirror.Node
 	Cache     *dcd.Cache
 	Primary   bool
-	Gone      bool // the data disk: it cannot be opened
+	Gone      bool  // the data disk: it cannot be opened
 	served    bool  // this life has
 	died      int64 // when the last one that had ended; 0: none did
 	remote    bool  // it was the state at the end of the last life
