@@ -14,6 +14,7 @@ import (
 type session struct {
 	n    *Node
 	conn Conn     // the data connection
+	next newcomer // that may take its place
 	up   bool     // both sides agree on how to go on
 	id   [16]byte // drawn by the primary
 
@@ -53,6 +54,9 @@ func (s *session) kick() int64 {
 		s.goodbye(why.Error())
 		s.lost(why)
 	}
+	if why := n.unmet(); why != nil {
+		s.turnAway(why.Error())
+	}
 	for range 8 {
 		c, control, err := n.o.Net.Next()
 		if c == nil && err == nil {
@@ -80,14 +84,15 @@ func (s *session) kick() int64 {
 			s.again(err)
 			continue
 		}
-		s.adopt(c)
+		s.meet(c)
 	}
+	wake := s.hearNewcomer()
 	now := n.now.Mono
 	if s.conn != nil {
 		if err := s.dead(); err != nil {
 			s.lost(err)
 		} else {
-			wake := min(s.heard+n.o.Timing.PeerDead+1, n.ctl.kick())
+			wake = min(wake, s.heard+n.o.Timing.PeerDead+1, n.ctl.kick())
 			if s.up {
 				wake = min(wake, max(s.beaten+n.o.Timing.Heartbeat, now+1))
 			}
@@ -98,7 +103,7 @@ func (s *session) kick() int64 {
 		s.dialing = true
 		n.o.Net.Dial()
 	}
-	return blk.Never // see redial
+	return wake // see redial
 }
 
 // dialAt is when the next attempt is due.
@@ -131,11 +136,8 @@ func (r *retry) wait(n *Node) {
 	r.nextDial = n.now.Mono + r.backoff/2 + int64(n.o.Random()%uint64(r.backoff/2+1))
 }
 
-// adopt makes c the connection; a newer one takes an older one's place.
+// adopt makes c the connection; there is none.
 func (s *session) adopt(c Conn) {
-	if s.conn != nil {
-		s.lost(errors.New("the peer made a new connection"))
-	}
 	s.conn, s.heard, s.hello, s.asked, s.tail = c, s.n.now.Mono, nil, false, false
 	s.bytes, s.acked, s.modeAt, s.bye, s.id = c.Received(), 0, 0, "", [16]byte{}
 	if s.n.primary {
@@ -214,6 +216,7 @@ func (s *session) lost(err error) {
 }
 
 func (s *session) close() {
+	s.turnAway("closed")
 	s.n.ctl.close("closed")
 	if s.conn != nil {
 		s.conn.Close()
