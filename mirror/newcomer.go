@@ -88,3 +88,11 @@ func (s *session) mayReplace(f *wire.Frame) error {
 	}
 	return fmt.Errorf("a frame of kind %d before a hello", f.Kind)
 }
+
+var errForeign = errors.New("this side holds another volume")
+
+// foreign reports whether v is another volume than the one that this side holds, if it does.
+func (n *Node) foreign(v seglog.UUID) bool {
+	mine := n.log.Super().Volume
+	return mine != (seglog.UUID{}) && v != mine
+}

@@ -110,6 +110,7 @@ type Node struct {
 	ready   bool // a primary that serves its client
 	fenced  bool
 	failed  error
+	closed  bool
 
 	s    session
 	ctl  control
@@ -265,6 +266,9 @@ func (n *Node) event(what, old, now, reason string) {
 
 // Kick ends a batch: frames in, policy, cache, frames out.
 func (n *Node) Kick(now blk.Instant) int64 {
+	if n.closed {
+		return blk.Never // memory and connections are gone
+	}
 	n.now = now
 	if n.begun == 0 {
 		n.begun = now.Mono
@@ -430,8 +434,9 @@ func (n *Node) Fail(err error) {
 // Idle reports whether nothing of the node's own is in flight below.
 func (n *Node) Idle() bool { return !n.cache.Busy() }
 
-// Close ends the session and gives memory back; nothing may be in flight.
+// Close ends the session and gives memory back; no request of the client's may be in flight. Kick then does nothing.
 func (n *Node) Close() error {
+	n.closed = true
 	n.s.goodbye("the server stops")
 	n.s.close()
 	n.ship.close()

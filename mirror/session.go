@@ -303,14 +303,6 @@ func (s *session) gotHello(f *wire.Frame) error {
 	return s.decide()
 }
 
-var errForeign = errors.New("this side holds another volume")
-
-// foreign reports whether v is another volume than the one that this side holds, if it does.
-func (n *Node) foreign(v seglog.UUID) bool {
-	mine := n.log.Super().Volume
-	return mine != (seglog.UUID{}) && v != mine
-}
-
 // know looks whether the peer's point lies on this log's chain.
 func (s *session) know(p wire.Point) {
 	if h, ok := s.n.log.Hash(p.LSN); ok && h == p.Hash && p.LSN+1 >= s.n.oldest() {
