@@ -61,7 +61,7 @@ func (m *machines) serve(q Request) *Server {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log, Died: m.died}, New: p.New, Reattach: m.reattach, Discard: m.discard, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
+	s := newServer(ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log, Died: m.died}, New: p.New, Reattach: m.reattach, Discard: m.discard, Logf: m.t.Logf})
 	s.stack = &stack{s: s}
 	s.started.Store(true)
 	opened := make(chan error, 1)
@@ -184,8 +184,8 @@ func TestReplaceDisk(t *testing.T) {
 			t.Errorf("%s: %v", filepath.Base(x.path), err)
 		}
 	}
-	if st := m.status(); st.State != mirror.StateInSync || m.pri.c.Disk != old {
-		t.Fatalf("what was refused left %s, %s", st.State, m.pri.c.Disk)
+	if st := m.status(); st.State != mirror.StateInSync || m.pri.conf().Disk != old {
+		t.Fatalf("what was refused left %s, %s", st.State, m.pri.conf().Disk)
 	}
 	if _, err := m.sec.Do(context.Background(), "replace-disk", control.Args{Disk: m.file("n", testDiskBytes, nil)}, func(string) {}); err == nil || !strings.Contains(err.Error(), "secondary") {
 		t.Errorf("on the secondary: %v", err)
@@ -198,8 +198,8 @@ func TestReplaceDisk(t *testing.T) {
 	m.same(next, data)
 	m.same(old, data)
 	m.inSync()
-	if m.pri.c.Disk != next || m.pri.c.DiskBytes != testDiskBytes {
-		t.Errorf("the configuration says %+v", m.pri.c)
+	if m.pri.conf().Disk != next || m.pri.conf().DiskBytes != testDiskBytes {
+		t.Errorf("the configuration says %+v", m.pri.conf())
 	}
 	c, err := LoadConfig("a")
 	if err != nil {
@@ -415,8 +415,8 @@ func TestReplaceLog(t *testing.T) {
 	m.stop(m.pri)
 	m.reattach = true
 	m.pri = m.serve(Request{Role: Primary, Name: "a"})
-	if st := m.status(); !st.Ready || m.pri.c.Log != blank {
-		t.Errorf("the next server is %s with log %s", st.State, m.pri.c.Log)
+	if st := m.status(); !st.Ready || m.pri.conf().Log != blank {
+		t.Errorf("the next server is %s with log %s", st.State, m.pri.conf().Log)
 	}
 	m.inSync()
 	write(4)

@@ -239,20 +239,30 @@ func (c *Config) Change(set map[string]string) (*Config, error) {
 
 // set changes settings of the running volume: remembered first, then put in force.
 func (s *Server) set(want map[string]string) (any, error) {
-	n, err := s.c.Change(want)
+	was := s.conf()
+	n, err := was.Change(want)
 	if err != nil {
 		return nil, err
+	}
+	keep := func() (err error) {
+		n, err = s.rewrite(func(c *Config) error {
+			x, err := c.Change(want)
+			if err == nil {
+				*c = *x
+			}
+			return err
+		})
+		return err
 	}
 	if _, asked := want["metrics"]; asked {
-		err = s.moveMetrics(n.Metrics, n.Save)
+		err = s.moveMetrics(n.Metrics, keep)
 	} else {
-		err = n.Save()
+		err = keep()
 	}
 	if err != nil {
 		return nil, err
 	}
-	off := s.c.NoLatency
-	*s.c = *n
+	off := was.NoLatency
 	if s.live && n.NoLatency != off {
 		if err := s.untrace(); err != nil {
 			return nil, err

@@ -77,7 +77,7 @@ func (k *stack) kick(mono int64) int64 {
 }
 
 func (k *stack) open(l *uring.Loop) (err error) {
-	in, c := &k.s.o.In, k.s.c
+	in, c := &k.s.o.In, k.s.conf()
 	if in.Pipe != nil {
 		// From here on only the ring holds it: its end proves that the ring's I/O has ended.
 		if _, err := l.RegisterFile(int(in.Pipe.Fd())); err != nil {
@@ -171,8 +171,11 @@ func (k *stack) demoted(drive blk.Drive) error {
 	if err := l.Sync(l.Update(mirror.AsDemoted), drive); err != nil {
 		return err
 	}
-	k.s.c.Demoted = false
-	return k.s.c.Save()
+	_, err := k.s.rewrite(func(c *Config) error {
+		c.Demoted = false
+		return nil
+	})
+	return err
 }
 
 // maxRepairs bounds how many damaged segments are fetched before the log counts as lost.
@@ -187,11 +190,11 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 			return c, err
 		}
 		if k.net == nil {
-			if k.net, _ = openNetwork(k.loop, k.s.c); k.net == nil {
-				return nil, fmt.Errorf("%w (`robib-ublk log check %s` says more, and `robib-ublk log rescue` saves what there is)", err, k.s.c.Log)
+			if k.net, _ = openNetwork(k.loop, k.s.conf()); k.net == nil {
+				return nil, fmt.Errorf("%w (`robib-ublk log check %s` says more, and `robib-ublk log rescue` saves what there is)", err, k.s.conf().Log)
 			}
 		}
-		k.s.o.Logf("%s: segment %d of the log is damaged: asking the peer for it", k.s.c.Name, bad.LSN)
+		k.s.o.Logf("%s: segment %d of the log is damaged: asking the peer for it", k.s.conf().Name, bad.LSN)
 		ticking := func() (blk.Instant, error) {
 			now, err := k.loop.Once(k.loop.Now() + int64(poll))
 			return instant(now), err
@@ -204,9 +207,9 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 			}
 		}
 		if e != nil {
-			return nil, fmt.Errorf("%w; %w (`robib-ublk log check %s` says more; a peer that was in sync has everything: `robib-ublk promote` there)", err, e, k.s.c.Log)
+			return nil, fmt.Errorf("%w; %w (`robib-ublk log check %s` says more; a peer that was in sync has everything: `robib-ublk promote` there)", err, e, k.s.conf().Log)
 		}
-		k.s.o.Logf("%s: segment %d of the log was written anew from the peer's copy", k.s.c.Name, bad.LSN)
+		k.s.o.Logf("%s: segment %d of the log was written anew from the peer's copy", k.s.conf().Name, bad.LSN)
 	}
 }
 
@@ -216,14 +219,14 @@ func (k *stack) openWriteCache(o *dcd.Options, drive blk.Drive) error {
 	if err != nil {
 		return err
 	}
-	f, replay, err := openRAM(k.s.c.Name, s.ChunkBytes, s.Log)
+	f, replay, err := openRAM(k.s.conf().Name, s.ChunkBytes, s.Log)
 	if err != nil {
 		return err
 	}
-	if _, there := readDevice(k.s.c.Name); replay == 0 && there && k.s.o.Reattach {
+	if _, there := readDevice(k.s.conf().Name); replay == 0 && there && k.s.o.Reattach {
 		// Nothing is served: what the device's users read back would be older than what they wrote.
 		k.broken = fmt.Errorf("the write cache's memory %s is gone, and with it writes that were acknowledged and not flushed: unmount %s, `robib-ublk stop %s`, add it again and check the file system",
-			f.path, k.s.c.Name, k.s.c.Name)
+			f.path, k.s.conf().Name, k.s.conf().Name)
 	}
 	k.ram, o.WriteCache, o.RAM, o.Replay = f, true, f.ring(), replay
 	return nil
@@ -231,7 +234,7 @@ func (k *stack) openWriteCache(o *dcd.Options, drive blk.Drive) error {
 
 // explain adds the remedy to what keeps a volume from opening.
 func (k *stack) explain(err error) error {
-	c := k.s.c
+	c := k.s.conf()
 	switch {
 	case errors.Is(err, dcd.ErrChanged):
 		return fmt.Errorf("%w: something wrote %s since (a mount, mkfs, LVM?); replaying the log would damage it. If the disk's state now is the one you want, `robib-ublk %s --name %s --accept-disk` replays the log over it all the same", err, c.Disk, verb(c.Role), c.Name)
@@ -243,15 +246,15 @@ func (k *stack) explain(err error) error {
 func (k *stack) event(e mirror.Event) {
 	if e.What == "volume" {
 		if err := k.noted(&e); err != nil {
-			k.s.o.Logf("%s: a note for the next server: %v", k.s.c.Name, err)
+			k.s.o.Logf("%s: a note for the next server: %v", k.s.conf().Name, err)
 		}
 	}
-	k.s.o.Logf("%s: %s %s→%s reason=%q", k.s.c.Name, e.What, e.Old, e.New, e.Reason)
+	k.s.o.Logf("%s: %s %s→%s reason=%q", k.s.conf().Name, e.What, e.Old, e.New, e.Reason)
 }
 
 // noted leaves what the next server, and the supervisor, must know.
 func (k *stack) noted(e *mirror.Event) error {
-	name := k.s.c.Name
+	name := k.s.conf().Name
 	switch {
 	case e.New == mirror.StateRemote:
 		return remoteNote.make(name)
@@ -269,7 +272,7 @@ func (k *stack) noted(e *mirror.Event) error {
 // none, it is not known, or it stood aside for its peer.
 func (k *stack) deadFor() int64 {
 	died := k.s.o.In.Died
-	if !k.s.o.Reattach || died == 0 || remoteNote.there(k.s.c.Name) {
+	if !k.s.o.Reattach || died == 0 || remoteNote.there(k.s.conf().Name) {
 		return 0
 	}
 	return max(supervise.Boottime()-died, 1)
@@ -419,12 +422,12 @@ func (k *stack) address() string {
 	if k.net != nil && k.net.listen != nil {
 		return k.net.listen.Addr().String()
 	}
-	return k.s.c.Remote
+	return k.s.conf().Remote
 }
 
 func (k *stack) token() (string, error) {
 	if k.net == nil || k.net.listen == nil {
-		return "", fmt.Errorf("volume %s does not listen: tokens come from the side that serves", k.s.c.Name)
+		return "", fmt.Errorf("volume %s does not listen: tokens come from the side that serves", k.s.conf().Name)
 	}
 	return k.net.listen.Token(tokenTTL)
 }

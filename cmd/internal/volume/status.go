@@ -145,7 +145,7 @@ func (s *Server) Status() (any, error) {
 	}); err != nil {
 		return nil, err
 	}
-	c := s.c
+	c := s.conf()
 	v := Status{Name: c.Name, Role: string(c.Role), State: st.State, Reason: st.Reason, Degraded: st.Degraded(), Inconsistent: st.Inconsistent(), DeviceID: -1, ServerPID: os.Getpid(),
 		Disk: c.Disk, DiskBytes: c.DiskBytes, Log: c.Log, LogBytes: c.LogBytes, LogUsedBytes: st.Cache.LogUsed, DirtyBytes: dirty, Volume: st.Volume.String(), Term: st.Term.Number,
 		Marks: st.Marks.String(), Mode: st.Mode.String(), OnDisconnect: st.OnDisconnect.String(), Encrypted: !c.Plain, Remote: c.Remote, RemoteInUse: using, Peer: st.Peer, Listen: c.Listen, Connected: st.Connected, LastError: st.LastError, Control: st.Control, ControlReason: st.ControlWhy,
@@ -168,7 +168,7 @@ func (s *Server) Status() (any, error) {
 	v.RefillBytes, v.RefillTotal = st.RefillDone, st.RefillTotal
 	v.catchUp(&st.CatchUp)
 	v.Latency, v.Metrics = s.traced(), s.exports.status()
-	v.Paused = s.c.paused()
+	v.Paused = s.conf().paused()
 	if s.live {
 		v.Device, v.DeviceID = s.dev.Path(), s.dev.ID()
 	}
@@ -218,7 +218,7 @@ func Stopped(c *Config) Status {
 
 // describeLog says what the log is and what its loss would cost.
 func (s *Server) describeLog() []string {
-	c := s.c
+	c := s.conf()
 	cost := "if it is lost, what is not destaged yet is lost with it"
 	if c.Remote != "" || c.Listen != "" {
 		cost = "if it is lost, the peer stands in for it while it is in sync"
@@ -248,7 +248,7 @@ func sameDevice(a, b *os.File) bool {
 
 // describeReplication says where the second copy is and what each write waits for.
 func (s *Server) describeReplication() string {
-	c := s.c
+	c := s.conf()
 	if c.Remote == "" && c.Listen == "" {
 		return "no second copy: --remote names a machine that runs `robib-ublk serve`"
 	}
