@@ -19,6 +19,8 @@ type Conn interface {
 	Close() error
 	// Peer names the other end.
 	Peer() string
+	// Key is the fingerprint of the other end's key; "": it has none.
+	Key() string
 	// TCP is the state of its socket; false: there is none, or it is not known. It costs system calls.
 	TCP() (t wire.TCP, ok bool)
 }

@@ -59,6 +59,14 @@ func (n *Node) Sockets() *wire.Sockets {
 	return s
 }
 
+// PeerKey is the fingerprint of the key that the peer of the session there is has; "": there is none.
+func (n *Node) PeerKey() string {
+	if !n.s.up {
+		return ""
+	}
+	return n.s.conn.Key()
+}
+
 // Degraded reports whether the volume has a peer and is not as safe as it should be.
 func (s *Status) Degraded() bool {
 	switch s.State {

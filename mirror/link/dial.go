@@ -114,7 +114,7 @@ func (d *Dialer) shake(tcp *net.TCPConn, proto string) (made, error) {
 	tune(tcp)
 	tcp.SetDeadline(time.Now().Add(handshakeLimit))
 	m := &memConn{Conn: tcp}
-	t := tls.Client(m, config(d.key, []string{proto}, pinned(d.trust)))
+	t := tls.Client(m, config(d.key, []string{proto}, d.pinned(d.trust)))
 	if err := t.HandshakeContext(d.ctx); err != nil {
 		tcp.Close()
 		// crypto/tls gives a peer's alert as an unexported type: its text (RFC 7301, alert 120) tells.

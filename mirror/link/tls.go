@@ -33,6 +33,9 @@ const handshakeLimit = 10 * time.Second
 // ErrUntrusted says that the other end's key is not pinned here.
 var ErrUntrusted = errors.New("the peer's key is not trusted here (pair the machines, or `robib-ublk key trust`)")
 
+// ErrOtherPeer says that the other end's key is trusted, and belongs to another machine than the one that was expected.
+var ErrOtherPeer = errors.New("that machine is trusted here, but it is not this volume's peer: if it is to be, pair the two, or `robib-ublk set NAME peer-key=any`")
+
 // peerKey is the fingerprint of the other end's key.
 func peerKey(s tls.ConnectionState) (string, ed25519.PublicKey, error) {
 	if len(s.PeerCertificates) == 0 {

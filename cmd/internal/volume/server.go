@@ -157,17 +157,28 @@ func (s *Server) start() error {
 			return report.Send(s.o.In.Ready)
 		}
 		report.Lines = append(report.Lines, "listening for the primary on "+s.stack.address())
-		if c.PeerKey == "" && s.o.In.Ready != nil { // else nobody would read it
-			token, err := s.stack.token()
+		if s.o.In.Ready != nil { // else nobody would read it
+			lines, err := s.invitation()
 			if err != nil {
 				return err
 			}
-			report.Lines = append(report.Lines,
-				fmt.Sprintf("pairing token, good once, for %v; on the primary say:", tokenTTL),
-				"  robib-ublk add --disk DISK --remote "+s.stack.address()+" --pair "+token)
+			report.Lines = append(report.Lines, lines...)
 		}
 	}
 	return report.Send(s.o.In.Ready)
+}
+
+// invitation is what the user of the primary needs to pair, where this volume has no peer yet.
+func (s *Server) invitation() ([]string, error) {
+	if s.conf().PeerKey != "" {
+		return nil, nil
+	}
+	token, err := s.stack.token()
+	if err != nil {
+		return nil, err
+	}
+	return []string{fmt.Sprintf("pairing token, good once, for %v; on the primary say:", tokenTTL),
+		"  robib-ublk add --disk DISK --remote " + s.stack.address() + " --pair " + token}, nil
 }
 
 // bringUp waits until the node may serve, then makes the block device appear.

@@ -39,6 +39,15 @@ var SettingList = []Setting{
 		c.Remote = strings.Join(addrs, ",")
 		return err
 	}},
+	{"peer-key", "fingerprint of the one key that the peer may have, or any: the next trusted one it comes with", func(c *Config) string { return cmp.Or(c.PeerKey, "any") }, func(c *Config, v string) error {
+		if v == "any" {
+			v = ""
+		} else if err := link.CheckFingerprint(v); err != nil {
+			return err
+		}
+		c.PeerKey = v
+		return nil
+	}},
 	{"rate-limit", "bytes of data sent to the peer per second, such as 10M, or off", func(c *Config) string { return rateText(c.RateLimit) }, func(c *Config, v string) (err error) {
 		c.RateLimit, err = ParseRate(v)
 		return err
@@ -276,6 +285,9 @@ func (s *Server) set(want map[string]string) (any, error) {
 	lost, err := mirror.ParseOnDisconnect(n.OnDisconnect)
 	if err != nil {
 		return nil, err
+	}
+	if s.stack.net != nil {
+		s.stack.net.expect(n.PeerKey)
 	}
 	if n.Remote != "" {
 		addrs, err := link.ParseAddresses(n.Remote)

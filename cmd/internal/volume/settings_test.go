@@ -44,6 +44,7 @@ func TestSettings(t *testing.T) {
 	}
 	for _, x := range []struct{ name, value, shown string }{
 		{"mode", "A", "async"}, {"remote", "b:2, c:3", "b:2,c:3"}, {"rate-limit", "2048K", "2M"}, {"rate-limit", "off", "off"}, {"compress", "zstd", "zstd"}, {"compress", "off", "off"},
+		{"peer-key", "sha256:" + strings.Repeat("0a", 32), "sha256:" + strings.Repeat("0a", 32)}, {"peer-key", "any", "any"},
 		{"metrics", ":9469", ":9469"}, {"metrics", "[::1]:9469", "[::1]:9469"}, {"metrics", "off", "off"},
 		{"latency", "off", "off"}, {"latency", "yes", "on"}, {"destage", "pause", "pause"}, {"destage", "run", "run"}, {"resync", "pause", "pause"}, {"link", "down", "down"}, {"link", "up", "up"},
 		{"heartbeat", "500ms", "500ms"}, {"heartbeat", "1.5s", "1.5s"}, {"peer-dead", "3000ms", "3s"}, {"peer-dead", "2m", "2m0s"},

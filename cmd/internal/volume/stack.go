@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/robib-ublk/robib/cmd/internal/supervise"
@@ -32,8 +33,9 @@ type stack struct {
 	tagsBack  chan struct{}
 	net       *network
 	kept      keeper
-	ram       *ramFile // nil: no volatile write cache
-	broken    error    // why nothing may be served, although everything could be opened
+	ram       *ramFile       // nil: no volatile write cache
+	notes     sync.WaitGroup // what is written beside the loop
+	broken    error          // why nothing may be served, although everything could be opened
 
 	wallAt, wallAhead int64 // Mono when the wall clock was read, and what it is ahead of Mono
 }
@@ -141,7 +143,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli},
 		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep, Asked: k.s.asked}
 	if k.net == nil {
-		if k.net, err = openNetwork(l, c); err != nil {
+		if k.net, err = openNetwork(l, c, k.paired); err != nil {
 			return err
 		}
 	}
@@ -190,7 +192,7 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 			return c, err
 		}
 		if k.net == nil {
-			if k.net, _ = openNetwork(k.loop, k.s.conf()); k.net == nil {
+			if k.net, _ = openNetwork(k.loop, k.s.conf(), k.paired); k.net == nil {
 				return nil, fmt.Errorf("%w (`robib-ublk log check %s` says more, and `robib-ublk log rescue` saves what there is)", err, k.s.conf().Log)
 			}
 		}
@@ -249,7 +251,30 @@ func (k *stack) event(e mirror.Event) {
 			k.s.o.Logf("%s: a note for the next server: %v", k.s.conf().Name, err)
 		}
 	}
+	if e.What == "session" && k.node.PeerKey() != "" && k.s.conf().PeerKey == "" {
+		key := k.node.PeerKey() // of the first session: from here on it is the peer's
+		k.net.expect(key)
+		k.notes.Go(func() { k.pin(key, false) })
+	}
 	k.s.o.Logf("%s: %s %s→%s reason=%q", k.s.conf().Name, e.What, e.Old, e.New, e.Reason)
+}
+
+// paired remembers a machine that has just been given the volume's trust as its peer. Any goroutine.
+func (k *stack) paired(key string) { k.pin(key, true) }
+
+// pin remembers which key the peer has, over another one or not.
+func (k *stack) pin(key string, over bool) {
+	c, err := k.s.rewrite(func(c *Config) error {
+		if over || c.PeerKey == "" {
+			c.PeerKey = key
+		}
+		return nil
+	})
+	if err != nil {
+		k.s.o.Logf("%s: the peer's key is not remembered: %v", k.s.conf().Name, err)
+		return
+	}
+	k.s.o.Logf("%s: only the machine with key %s is this volume's peer", c.Name, c.PeerKey)
 }
 
 // noted leaves what the next server, and the supervisor, must know.
@@ -309,6 +334,7 @@ func (k *stack) stop() {
 		}
 	})
 	k.loop.Stop()
+	k.notes.Wait()
 }
 
 // maxIO bounds the kernel's requests by what one segment of the log takes.
@@ -356,8 +382,9 @@ type network struct {
 	using  string // the address that the newest connection was made to
 }
 
-// openNetwork makes the volume's end of the network; nil when no peer is configured.
-func openNetwork(l *uring.Loop, c *Config) (*network, error) {
+// openNetwork makes the volume's end of the network, and has paired told of the machine that pairs there; nil when no
+// peer is configured.
+func openNetwork(l *uring.Loop, c *Config, paired func(fp string)) (*network, error) {
 	if c.Remote == "" && c.Listen == "" {
 		return nil, nil
 	}
@@ -372,13 +399,25 @@ func openNetwork(l *uring.Loop, c *Config) (*network, error) {
 		}
 		d := link.NewDialer(l, addrs, key, trust)
 		d.Plain(c.Plain)
+		d.Expect(c.PeerKey)
 		return &network{dial: d}, nil
 	}
 	ln, err := link.NewListener(l, c.Listen, key, trust, c.Plain)
 	if err != nil {
 		return nil, err
 	}
+	ln.Expect(c.PeerKey)
+	ln.Paired(paired)
 	return &network{listen: ln}, nil
+}
+
+// expect lets only that machine in, of those that are trusted; "": any. Any goroutine.
+func (n *network) expect(key string) {
+	if n.dial != nil {
+		n.dial.Expect(key)
+	} else {
+		n.listen.Expect(key)
+	}
 }
 
 func (n *network) Dial() {

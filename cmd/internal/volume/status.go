@@ -41,6 +41,7 @@ type Status struct {
 	RemoteInUse     string  `json:"remote_in_use,omitempty"` // which of remote's addresses the session goes over
 	Peer            string  `json:"peer_address,omitempty"`  // the other end's address and port
 	Listen          string  `json:"listen,omitempty"`
+	PeerKey         string  `json:"peer_key,omitempty"` // the one that the peer must have; "": any that is trusted
 	Connected       bool    `json:"connected"`
 	LastError       string  `json:"last_error,omitempty"`
 	Control         bool    `json:"control_connected"`
@@ -148,7 +149,7 @@ func (s *Server) Status() (any, error) {
 	c := s.conf()
 	v := Status{Name: c.Name, Role: string(c.Role), State: st.State, Reason: st.Reason, Degraded: st.Degraded(), Inconsistent: st.Inconsistent(), DeviceID: -1, ServerPID: os.Getpid(),
 		Disk: c.Disk, DiskBytes: c.DiskBytes, Log: c.Log, LogBytes: c.LogBytes, LogUsedBytes: st.Cache.LogUsed, DirtyBytes: dirty, Volume: st.Volume.String(), Term: st.Term.Number,
-		Marks: st.Marks.String(), Mode: st.Mode.String(), OnDisconnect: st.OnDisconnect.String(), Encrypted: !c.Plain, Remote: c.Remote, RemoteInUse: using, Peer: st.Peer, Listen: c.Listen, Connected: st.Connected, LastError: st.LastError, Control: st.Control, ControlReason: st.ControlWhy,
+		Marks: st.Marks.String(), Mode: st.Mode.String(), OnDisconnect: st.OnDisconnect.String(), Encrypted: !c.Plain, Remote: c.Remote, RemoteInUse: using, Peer: st.Peer, Listen: c.Listen, PeerKey: c.PeerKey, Connected: st.Connected, LastError: st.LastError, Control: st.Control, ControlReason: st.ControlWhy,
 		Sealed: st.Sealed, Durable: st.Durable, Destaged: st.Destaged, Shipped: st.Shipped, Received: st.Received, RemoteDurable: st.RemoteDurable, LagSegments: st.LagSegments,
 		RoundTripMicros: float64(st.RoundTripNanos) / 1e3, SinceSeconds: float64(st.SinceNanos) / 1e9, PeerReads: st.PeerReads,
 		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
