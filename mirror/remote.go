@@ -160,12 +160,12 @@ func (n *Node) refillOrLose() {
 	}
 }
 
-// remoteWait bounds how long I/O waits for an absent peer while the volume is remote.
+// remoteWait bounds how long I/O waits for an absent peer while the volume is remote; with on-disconnect=error it does not.
 func (n *Node) remoteWait() int64 {
 	if n.s.up {
 		if n.remoteDown > 0 {
 			n.remoteDown = 0
-			n.cache.Refuse(false)
+			n.cache.Refuse(n.failed != nil)
 		}
 		return blk.Never
 	}
@@ -173,8 +173,11 @@ func (n *Node) remoteWait() int64 {
 		n.remoteDown = n.now.Mono
 	}
 	end := n.remoteDown + n.o.Timing.Remote
+	if n.o.OnDisconnect == Error {
+		end = n.remoteDown
+	}
+	n.cache.Refuse(n.now.Mono >= end || n.failed != nil)
 	if n.now.Mono >= end {
-		n.cache.Refuse(true)
 		return blk.Never
 	}
 	return end

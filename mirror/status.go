@@ -139,6 +139,9 @@ func (n *Node) word() (state, why string) {
 		return StateAlone, "no peer is configured"
 	case n.remoteMode:
 		if !n.s.up {
+			if n.o.OnDisconnect == Error {
+				return StateRemote, "the peer is away, and I/O fails (on-disconnect=error)"
+			}
 			return StateRemote, "the peer is away: I/O waits for it"
 		}
 		return StateRemote, n.reason
