@@ -37,6 +37,16 @@ func TestDecide(t *testing.T) {
 		{"larger blocks", func(v *View) { v.Peer.DiskBlock = 4096 }, Refuses, "larger blocks"},
 		{"small segments", func(v *View) { v.Peer.MaxSegment /= 2 }, Refuses, "segments"},
 		{"promoted meanwhile", func(v *View) { v.Peer.Term.Number, v.Peer.Primary = 3, true }, Stops, "promoted"},
+		{"demoted in a newer term, level", func(v *View) { v.Peer.Term.Number, v.Peer.Marks = 3, uint32(seglog.Demoted|seglog.Ahead) }, TakesTerm, "wrote nothing"},
+		{"demoted in a newer term, behind", func(v *View) {
+			v.Peer.Term.Number, v.Peer.Marks, v.Peer.Last.LSN, v.Common = 3, uint32(seglog.Demoted), 15, 15
+		}, TakesTerm, "wrote nothing"},
+		{"demoted in a newer term, and wrote", func(v *View) { v.Peer.Term.Number, v.Peer.Marks, v.Peer.Last.LSN = 3, uint32(seglog.Demoted), 25 }, Stops, "promoted"},
+		{"demoted in a newer term, below the log", func(v *View) {
+			v.Peer.Term.Number, v.Peer.Marks, v.Peer.Last.LSN, v.Known = 3, uint32(seglog.Demoted), 5, false
+		}, Stops, "promoted"},
+		{"demoted in a newer term, incomplete", func(v *View) { v.Peer.Term.Number, v.Peer.Marks = 3, uint32(seglog.Demoted|seglog.Inconsistent) }, Stops, "promoted"},
+		{"follows a newer term", func(v *View) { v.Peer.Term.Number = 3 }, Stops, "promoted"},
 		{"two primaries", func(v *View) { v.Peer.Primary, v.Peer.Term.ID = true, 8 }, Diverges, "both are primaries"},
 		{"primary of an older term", func(v *View) { v.Peer.Primary, v.Peer.Term.Number = true, 1 }, Refuses, "the older term 1"},
 		{"new peer", func(v *View) { v.Peer.New, v.Peer.Volume = true, [16]byte{} }, FullSyncs, "new"},

@@ -119,6 +119,16 @@ func (n *Node) promote(why string) {
 	n.event("role", "secondary", "primary", fmt.Sprintf("promoted at LSN %d, term %d: %s", n.log.Sealed(), n.term().Number, why))
 }
 
+// takeTerm makes a primary reign in another term, durably; nothing is sealed meanwhile.
+func (n *Node) takeTerm(number uint64, reason string) error {
+	old := n.term().Number
+	if err := n.log.Sync(n.log.Update(func(s *seglog.Super) { s.Term = seglog.Term{Number: number, ID: n.o.Random() | 1} }), n.o.Drive); err != nil {
+		return fmt.Errorf("take term %d: %w", number, err)
+	}
+	n.event("term", fmt.Sprint(old), fmt.Sprint(number), reason)
+	return nil
+}
+
 // Missing is what a promoted copy may lack of what the lost primary had.
 type Missing struct {
 	From, To     seglog.LSN // segments that the primary is known to have sealed and this side lacks; To 0: none

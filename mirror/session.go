@@ -348,6 +348,11 @@ func (s *session) decide() error {
 	switch v {
 	case AsksMore:
 		return s.ask()
+	case TakesTerm:
+		if err := n.takeTerm(s.view.Peer.Term.Number+1, reason); err != nil {
+			return err
+		}
+		return s.decide()
 	case Stops:
 		n.fence(reason)
 		return errors.New(reason)
