@@ -18,12 +18,13 @@ type session struct {
 	up   bool     // both sides agree on how to go on
 	id   [16]byte // drawn by the primary
 
-	hello   *wire.HelloMsg // the peer's
-	durable seglog.LSN     // there, when it said so; the end of its chain may be in its RAM only
-	view    View
-	asked   bool
-	tail    bool // the peer's tail is coming: segments are taken by a primary
-	tailTo  seglog.LSN
+	hello     *wire.HelloMsg // the peer's
+	ofPrimary bool           // the newest hello that came, in this or an earlier connection, was a primary's
+	durable   seglog.LSN     // there, when it said so; the end of its chain may be in its RAM only
+	view      View
+	asked     bool
+	tail      bool // the peer's tail is coming: segments are taken by a primary
+	tailTo    seglog.LSN
 
 	retry
 	dialing    bool
@@ -263,7 +264,7 @@ func (s *session) gotHello(f *wire.Frame) error {
 	if s.hello != nil {
 		return errors.New("a second hello")
 	}
-	s.hello, s.durable = &h, f.Durable
+	s.hello, s.durable, s.ofPrimary = &h, f.Durable, h.Primary
 	n := s.n
 	n.pack.Begin(h.Offered)
 	if !n.primary {

@@ -14,10 +14,12 @@ const bound = 30_000_000
 
 // later lets time go by.
 func (p *Pair) later(nanos int64) {
-	for end := p.W.Now + nanos; p.W.Now < end; {
-		if !p.Turn() {
-			p.W.AdvanceTo(end)
-		}
+	batch, end := p.W.Batch, p.W.Now+nanos
+	defer func() { p.W.Batch = batch }()
+	p.W.Batch = 1
+	p.W.After(nanos, func() {}) // no turn goes beyond it
+	for p.W.Now < end {
+		p.Turn()
 	}
 }
 

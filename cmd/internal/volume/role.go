@@ -52,6 +52,11 @@ func (s *Server) takeRole(ctx context.Context, a control.Args, progress func(str
 	if wait <= 0 || wait > MaxSwapWait {
 		wait = DefaultSwapWait
 	}
+	if !a.Force {
+		if err := s.awaitSilence(ctx, progress); err != nil {
+			return r, err
+		}
+	}
 	var m mirror.Missing
 	if e := k.call(func() {
 		if r.Planned = k.node.Status().Connected && !a.Force; r.Planned {
@@ -91,6 +96,39 @@ func (s *Server) takeRole(ctx context.Context, a control.Args, progress func(str
 	r.MissingFrom, r.MissingTo, r.MissingBytes, r.SilentSeconds, r.MayMiss = m.From, m.To, m.Bytes, float64(m.SilentNanos)/1e9, m.Acknowledged
 	return r, k.call(k.node.Begin)
 }
+
+// awaitSilence waits while the primary is away that may only be starting again, and would be fenced.
+func (s *Server) awaitSilence(ctx context.Context, progress func(string)) error {
+	var limit time.Duration
+	var st mirror.Status
+	k := s.stack
+	if err := k.call(func() {
+		st = k.node.Status()
+		limit = silences * time.Duration(st.PeerDeadNanos)
+	}); err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return s.await(wait, progress, awaited{
+		look: func() (bool, error) {
+			st = k.node.Status()
+			return st.Connected || k.node.Restarting() == 0, k.node.MayPromote()
+		},
+		tell: func() string {
+			return "the primary was heard a moment ago and may only be starting again: waiting until it counts as lost (--force does not)"
+		},
+		stopped: func() error {
+			if ctx.Err() != nil {
+				return errors.New("interrupted; nothing has changed")
+			}
+			return fmt.Errorf("the primary is not connected (%s), but was heard again and again: it may only be starting; look there, or say --force, which stops it for good", st.LastError)
+		},
+	})
+}
+
+// silences is how many times as long as the primary may be silent promote waits for that.
+const silences = 3
 
 // awaitRole waits for the primary's answer.
 func (s *Server) awaitRole(ctx context.Context, wait time.Duration, progress func(string)) error {
