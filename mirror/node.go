@@ -21,18 +21,19 @@ const (
 	DefaultStartWait = 30 * second
 	DefaultReattach  = 30 * second  // after the death of a server that served, the next one serves at once
 	DefaultRemote    = 120 * second // how long I/O waits for the peer while the volume is remote
+	DefaultPaths     = 5 * second   // how long the other paths to the peer are tried before the loss of one counts
 	DefaultShip      = 5_000_000    // how long segments wait for more before they are sent, in async mode
 )
 
 // Timing are the node's waits, in ns; 0 is the default.
-type Timing struct{ Heartbeat, PeerDead, Backoff, BackoffTo, StartWait, Reattach, Remote, Ship int64 }
+type Timing struct{ Heartbeat, PeerDead, Backoff, BackoffTo, StartWait, Reattach, Remote, Paths, Ship int64 }
 
 func (t *Timing) fill() {
 	for _, x := range []struct {
 		v *int64
 		d int64
 	}{{&t.Heartbeat, DefaultHeartbeat}, {&t.PeerDead, DefaultPeerDead}, {&t.Backoff, DefaultBackoff}, {&t.BackoffTo, DefaultBackoffTo},
-		{&t.StartWait, DefaultStartWait}, {&t.Reattach, DefaultReattach}, {&t.Remote, DefaultRemote}, {&t.Ship, DefaultShip}} {
+		{&t.StartWait, DefaultStartWait}, {&t.Reattach, DefaultReattach}, {&t.Remote, DefaultRemote}, {&t.Paths, DefaultPaths}, {&t.Ship, DefaultShip}} {
 		if *x.v == 0 {
 			*x.v = x.d
 		}
@@ -112,19 +113,20 @@ type Node struct {
 	failed  error
 	closed  bool
 
-	s    session
-	ctl  control
-	ship shipper
-	rx   receiver
-	full fullSync
-	fill refill
-	fell fallen
-	peer PeerDisk
-	srv  server
-	give fetcher
-	pace pace
-	lag  lag
-	swap swap
+	s      session
+	ctl    control
+	ship   shipper
+	rx     receiver
+	full   fullSync
+	fill   refill
+	fell   fallen
+	peer   PeerDisk
+	srv    server
+	give   fetcher
+	pace   pace
+	lag    lag
+	swap   swap
+	detour detour
 
 	behind  behind
 	backlog [wire.BacklogBytes]byte // see addBacklog

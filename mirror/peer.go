@@ -32,6 +32,8 @@ type Network interface {
 	// DialControl starts one attempt at a control connection, over the path that the newest connection
 	// of Dial's took; a side that only listens does nothing.
 	DialControl()
+	// Paths is how many ways to the peer an attempt tries: one fails when all have; 0 on a side that only listens.
+	Paths() int
 	// Next gives a connection that was made or accepted, or an attempt's error, or nil, nil; control
 	// says of which kind it is. The caller owns the connection.
 	Next() (c Conn, control bool, err error)

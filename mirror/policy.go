@@ -41,6 +41,8 @@ func (n *Node) policy() (wake int64) {
 		}
 		n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, min(n.ship.durable, n.fill.limit())
 		return min(wake, n.remoteWait())
+	case n.detour.until > 0:
+		wake = n.onDetour()
 	case n.suspended:
 		n.resumeWrites()
 	case n.bound:
@@ -91,7 +93,7 @@ func (n *Node) tryBind() {
 func (n *Node) clearMarks() {
 	const alone = seglog.Degraded | seglog.Ahead
 	behind := n.ship.durable < n.boundAt && !(Planted && Plant == "clear-early")
-	if !n.bound || n.suspended || behind || n.lacks() {
+	if !n.bound || n.suspended || n.detour.until > 0 || behind || n.lacks() {
 		return
 	}
 	drop := alone
@@ -146,7 +148,8 @@ func (n *Node) sessionLost(err error) {
 	if !n.primary || n.swap.handed {
 		return
 	}
-	if n.ready && n.bound && !n.remoteMode {
+	if n.ready && n.bound && !n.remoteMode && !n.takeDetour(err.Error()) {
+		n.endDetour()
 		n.unbind(err.Error())
 	}
 }

@@ -170,11 +170,14 @@ func (n *Node) remoteWait() int64 {
 		return blk.Never
 	}
 	if n.remoteDown == 0 {
-		n.remoteDown = n.now.Mono
+		n.remoteDown, n.detour.failures = n.now.Mono, n.dialFailures
 	}
 	end := n.remoteDown + n.o.Timing.Remote
 	if n.o.OnDisconnect == Error {
 		end = n.remoteDown
+		if n.o.Net.Paths() > 1 && n.dialFailures == n.detour.failures {
+			end += n.o.Timing.Paths // the other paths are tried first
+		}
 	}
 	n.cache.Refuse(n.now.Mono >= end || n.failed != nil)
 	if n.now.Mono >= end {

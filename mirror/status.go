@@ -147,6 +147,8 @@ func (n *Node) word() (state, why string) {
 		return StateRemote, n.reason
 	case !n.ready:
 		return StateWaiting, "the peer is asked before anything is served: " + n.s.lastErr
+	case n.detour.until > 0:
+		return StateSuspended, "a path to the peer was lost, and writes wait while the others are tried: " + n.s.lastErr
 	case n.suspended && n.o.OnDisconnect == Error:
 		return StateSuspended, "the peer is away or behind, and writes fail (on-disconnect=error): " + n.s.lastErr
 	case n.suspended:

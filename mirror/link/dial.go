@@ -51,6 +51,13 @@ func (d *Dialer) SetAddresses(addrs []string) {
 	d.mu.Unlock()
 }
 
+// Paths is how many addresses there are.
+func (d *Dialer) Paths() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.addrs)
+}
+
 // Dial starts one attempt, which tries every address; Next brings its end.
 func (d *Dialer) Dial() {
 	d.wg.Go(func() {

@@ -181,6 +181,9 @@ func (s *Listener) Dial() {}
 // DialControl does nothing either.
 func (s *Listener) DialControl() {}
 
+// Paths is none: the peer knows its own.
+func (s *Listener) Paths() int { return 0 }
+
 // Next gives an accepted connection, and says of which kind it is. Loop only.
 func (s *Listener) Next() (c *Conn, control bool, err error) { return s.next() }
 

@@ -131,7 +131,7 @@ func (p *Pair) Start(i int) {
 			p.Events = append(p.Events, fmt.Sprintf("%d: %d %s %s→%s %s", p.W.Now, i, e.What, e.Old, e.New, e.Reason))
 		},
 		Sync:   mirror.SyncSizes{Block: 16 << 10, Step: 48 << 10, Piece: 4 << 10},
-		Timing: mirror.Timing{Heartbeat: 2e6, PeerDead: 10e6, Backoff: 5e5, BackoffTo: 4e6, StartWait: 30e6, Reattach: 30e6, Remote: 50e6, Ship: 3e5}}
+		Timing: mirror.Timing{Heartbeat: 2e6, PeerDead: 10e6, Backoff: 5e5, BackoffTo: 4e6, StartWait: 30e6, Reattach: 30e6, Remote: 50e6, Paths: 10e6, Ship: 3e5}}
 	if p.Asked != nil {
 		o.Asked = func(wait int64) { p.Asked(i, wait) }
 	}

@@ -70,7 +70,9 @@ type oneSession struct {
 	dialed     bool
 }
 
-func (n *oneSession) Dial()        {}
+func (n *oneSession) Dial()      {}
+func (n *oneSession) Paths() int { return 1 }
+
 func (n *oneSession) DialControl() { n.dialed = true }
 func (n *oneSession) Next() (mirror.Conn, bool, error) {
 	if c := n.c; c != nil {

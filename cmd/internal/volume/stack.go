@@ -426,6 +426,13 @@ func (n *network) Dial() {
 	}
 }
 
+func (n *network) Paths() int {
+	if n.dial != nil {
+		return n.dial.Paths()
+	}
+	return n.listen.Paths()
+}
+
 func (n *network) DialControl() {
 	if n.dial != nil {
 		n.dial.DialControl()
