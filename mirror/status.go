@@ -33,6 +33,8 @@ type Status struct {
 	CatchUp                          CatchUp
 	RefillDone, RefillTotal          int64 // of a new data disk; 0, 0: none is being filled
 	HeartbeatNanos, PeerDeadNanos    int64
+	Waits                            Timing // all of them
+	DiskNanos                        int64  // within which a disk must answer
 	RateLimit                        int64  // bytes per second; 0: none
 	SentBytes, RawBytes              uint64 // of data frames, as they went and before they were packed
 	Compress, Compressing            bool   // asked for; and the peer can take it
@@ -185,6 +187,7 @@ func (n *Node) Status() Status {
 		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent, Resync: n.resync, RawBytes: n.rawBytes,
 		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}
 	s.Destaged, s.HeartbeatNanos, s.PeerDeadNanos = s.Cache.Destaged, n.o.Timing.Heartbeat, n.o.Timing.PeerDead
+	s.Waits, s.DiskNanos = n.o.Timing, n.cache.DiskDeadline()
 	s.CatchUp = n.lag.catchUp()
 	s.Control, s.ControlWhy = n.ctl.status()
 	if n.fill.active {

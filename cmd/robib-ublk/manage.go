@@ -106,7 +106,7 @@ func waitReleased(disk string) {
 // SetCmd changes settings online.
 type SetCmd struct {
 	Name string   `arg:"" help:"The volume."`
-	Set  []string `arg:"" optional:"" name:"setting" help:"KEY=VALUE: mode, on-disconnect, remote, peer-key, rate-limit, compress, heartbeat, peer-dead, destage, resync, link, latency, low-water, high-water, bypass, ordered, metrics."`
+	Set  []string `arg:"" optional:"" name:"setting" help:"KEY=VALUE: mode, on-disconnect, remote, peer-key, rate-limit, compress, heartbeat, peer-dead, start-wait, remote-wait, disk-deadline, destage, resync, link, latency, low-water, high-water, bypass, ordered, metrics."`
 }
 
 // Run changes what is said, and shows all settings.

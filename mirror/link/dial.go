@@ -13,8 +13,8 @@ import (
 	"github.com/robib-ublk/robib/uring"
 )
 
-// dialLimit bounds how long one address may take to accept a connection.
-const dialLimit = 10 * time.Second
+// ConnectLimit bounds how long one address may take to accept a connection, and then its handshake.
+const ConnectLimit = 10 * time.Second
 
 // headStart is how long an address that does not answer holds up the next one (RFC 8305 waits
 // 250 ms between addresses of one name; these are paths, the first of which is preferred).
@@ -172,7 +172,7 @@ func dialAny(ctx context.Context, addrs []string, use func(addr string, c *net.T
 		started++
 		running++
 		go func() {
-			d := net.Dialer{Timeout: dialLimit}
+			d := net.Dialer{Timeout: ConnectLimit}
 			c, err := d.DialContext(ctx, "tcp", addrs[i])
 			ends <- end{i, c, err}
 		}()

@@ -42,6 +42,23 @@ func TestSettingsWhileItServes(t *testing.T) {
 	if err != nil || c.Mode != "semisync" || c.RateLimit != 10_000_000 && c.RateLimit != 10<<20 {
 		t.Errorf("%+v, %v", c, err)
 	}
+	if _, err := m.pri.Do(context.Background(), "set", control.Args{Set: map[string]string{"start-wait": "5s", "remote-wait": "7s", "disk-deadline": "8s"}}, func(string) {}); err != nil {
+		t.Error(err)
+	}
+	in := func() {
+		t.Helper()
+		v, err := m.pri.Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := v.(Status).Limits; l.StartWait != 5 || l.RemoteWait != 7 || l.DiskDeadline != 8 || l.Connect != 10 || l.Backoff != 0.1 || l.BackoffTo != 10 {
+			t.Errorf("%+v", l)
+		}
+	}
+	in()
+	m.stop(m.pri)
+	m.pri = m.serve(Request{Role: Primary, Name: "a"})
+	in()
 	m.stop(m.pri)
 	m.stop(m.sec)
 }

@@ -64,10 +64,11 @@ var SettingList = []Setting{
 		c.OnDisconnect = v
 		return err
 	}},
-	{"heartbeat", "how often the peer is asked whether it is there, such as 1s or 500ms", func(c *Config) string { return waitText(c.Heartbeat, mirror.DefaultHeartbeat) },
-		func(c *Config, v string) (err error) { c.Heartbeat, err = ParseWait(v); return err }},
-	{"peer-dead", "how long a silent peer is waited for: at least three heartbeats", func(c *Config) string { return waitText(c.PeerDead, mirror.DefaultPeerDead) },
-		func(c *Config, v string) (err error) { c.PeerDead, err = ParseWait(v); return err }},
+	waitSetting("heartbeat", "how often the peer is asked whether it is there, such as 1s or 500ms", mirror.DefaultHeartbeat, func(c *Config) *int64 { return &c.Heartbeat }),
+	waitSetting("peer-dead", "how long a silent peer is waited for: at least three heartbeats", mirror.DefaultPeerDead, func(c *Config) *int64 { return &c.PeerDead }),
+	waitSetting("start-wait", "how long a primary that may start alone first asks for its peer", mirror.DefaultStartWait, func(c *Config) *int64 { return &c.StartWait }),
+	waitSetting("remote-wait", "how long I/O waits for a peer that is away while the volume is remote", mirror.DefaultRemote, func(c *Config) *int64 { return &c.RemoteWait }),
+	waitSetting("disk-deadline", "how long disk and log may take to answer before they count as failed", dcd.DefaultDiskNanos, func(c *Config) *int64 { return &c.DiskDeadline }),
 	either("destage", "run, or pause: the data disk is let alone until the log is full", "run", "pause", func(c *Config) *bool { return &c.NoDestage }),
 	either("resync", "run, or pause: full and map syncs and refills stand still, writes go on to the peer", "run", "pause", func(c *Config) *bool { return &c.NoResync }),
 	linkSetting(),
@@ -303,7 +304,7 @@ func (s *Server) set(want map[string]string) (any, error) {
 			s.stack.node.SetOnDisconnect(lost)
 		}
 		s.stack.pauses(n)
-		s.stack.node.SetTiming(n.Heartbeat*nanosPerMilli, n.PeerDead*nanosPerMilli)
+		s.stack.putWaits(n)
 		err = errors.Join(s.stack.node.SetRateLimit(n.RateLimit), s.stack.node.SetCompress(n.Compress != ""))
 	})
 	return n.Get(), errors.Join(e, err)

@@ -90,7 +90,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		}
 	}
 	o := dcd.Options{Incarnation: random(), Follow: c.Role == Secondary, AcceptDisk: k.s.o.AcceptDisk,
-		Bypass: c.bypassBytes(), Ordered: c.Ordered, LowWater: c.LowWater, HighWater: c.HighWater}
+		Bypass: c.bypassBytes(), Ordered: c.Ordered, LowWater: c.LowWater, HighWater: c.HighWater, DiskNanos: c.DiskDeadline * nanosPerMilli}
 	if in.Disk != nil {
 		if k.disk, err = filedev.Open(l, in.Disk, filedev.Options{}); err != nil {
 			return err
@@ -140,7 +140,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	}
 	m := mirror.Options{OnDisconnect: lost, Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
 		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, DeadFor: k.deadFor(), Fenced: fencedNote.there(c.Name), Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
-		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli},
+		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli, StartWait: c.StartWait * nanosPerMilli, Remote: c.RemoteWait * nanosPerMilli},
 		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep, Asked: k.s.asked}
 	if k.net == nil {
 		if k.net, err = openNetwork(l, c, k.paired); err != nil {
@@ -154,6 +154,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		return err
 	}
 	k.pauses(c)
+	k.putWaits(c)
 	if k.broken != nil {
 		k.node.Fail(k.broken)
 	}

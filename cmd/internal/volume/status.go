@@ -102,6 +102,7 @@ type Status struct {
 	Metrics          string   `json:"metrics,omitempty"` // where they are served, or why they are not
 	HeartbeatSeconds float64  `json:"heartbeat_s"`
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
+	Limits           Limits   `json:"limits"`
 	CatchUpReason    string   `json:"catch_up_reason,omitempty"` // "": the peer is level, or lacks only what is under way
 	BacklogBytes     int64    `json:"backlog_bytes"`             // that the peer lacks, of log and of a sync
 	BacklogSeconds   float64  `json:"backlog_s"`                 // age of the oldest of it
@@ -154,7 +155,7 @@ func (s *Server) Status() (any, error) {
 		RoundTripMicros: float64(st.RoundTripNanos) / 1e3, SinceSeconds: float64(st.SinceNanos) / 1e9, PeerReads: st.PeerReads,
 		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
 		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
-		HeartbeatSeconds: float64(st.HeartbeatNanos) / 1e9, PeerDeadSeconds: float64(st.PeerDeadNanos) / 1e9,
+		HeartbeatSeconds: float64(st.HeartbeatNanos) / 1e9, PeerDeadSeconds: float64(st.PeerDeadNanos) / 1e9, Limits: limits(&st),
 		RateLimit: st.RateLimit, SentBytes: st.SentBytes, RawBytes: st.RawBytes, ElidedBytes: st.Pack.ElidedBytes,
 		Compress: "off", Compressing: st.Compressing, CompressTried: st.Pack.Tried, CompressShrunk: st.Pack.Shrunk, CompressSkipped: st.Pack.Skipped}
 	if st.Compress {
