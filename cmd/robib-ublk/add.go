@@ -156,7 +156,7 @@ func (a *AddCmd) Run(cli *CLI) error {
 	if err := needRoot(); err != nil {
 		return err
 	}
-	if err := a.pair(addrs); err != nil {
+	if q.PeerKey, err = a.pair(addrs); err != nil {
 		return err
 	}
 	p, err := volume.Prepare(q)
@@ -167,29 +167,29 @@ func (a *AddCmd) Run(cli *CLI) error {
 	return start(cli, p, serving{StartAlone: a.StartAlone, AcceptDisk: a.AcceptDisk, AcceptLog: a.AcceptLog}, a.Foreground)
 }
 
-// pair exchanges keys with the peer, once.
-func (a *AddCmd) pair(addrs []string) error {
+// pair exchanges keys with the peer, once, and gives its key's fingerprint.
+func (a *AddCmd) pair(addrs []string) (peer string, err error) {
 	if a.Pair == "" {
-		return nil
+		return "", nil
 	}
 	token := a.Pair
 	if token == "-" {
 		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
 		if err != nil && line == "" {
-			return fmt.Errorf("--pair -: read the token: %w", err)
+			return "", fmt.Errorf("--pair -: read the token: %w", err)
 		}
 		token = line
 	}
 	key, trust, err := volume.Identity()
 	if err != nil {
-		return err
+		return "", err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
-	if _, err := link.Pair(ctx, addrs, strings.TrimSpace(token), key, trust, a.Remote); err != nil {
-		return fmt.Errorf("pair with %s: %w", a.Remote, err)
+	if peer, err = link.Pair(ctx, addrs, strings.TrimSpace(token), key, trust, a.Remote); err != nil {
+		return "", fmt.Errorf("pair with %s: %w", a.Remote, err)
 	}
-	return nil
+	return peer, nil
 }
 
 func needRoot() error {

@@ -39,7 +39,7 @@ func (s *serving) args(reattach bool) []string {
 	for _, f := range []struct {
 		on   bool
 		name string
-	}{{s.New && !reattach, "--new"}, {s.StartAlone, "--start-alone"}, {s.AcceptDisk && !reattach, "--accept-disk"}, {s.AcceptLog && !reattach, "--accept-log"}, {s.Discard && !reattach, "--discard"}, {s.Reattach || reattach, "--reattach"}} {
+	}{{s.New && !reattach, "--new"}, {s.StartAlone && !reattach, "--start-alone"}, {s.AcceptDisk && !reattach, "--accept-disk"}, {s.AcceptLog && !reattach, "--accept-log"}, {s.Discard && !reattach, "--discard"}, {s.Reattach || reattach, "--reattach"}} {
 		if f.on {
 			a = append(a, f.name)
 		}

@@ -439,6 +439,9 @@ func (l *Log) RAM(p Pos, n int) []byte {
 	return l.ram[at : at+int64(n)]
 }
 
+// SetDeadline changes Options.Deadline, also for what is under way.
+func (l *Log) SetDeadline(ns int64) { l.deadline = ns }
+
 // LoseDevice makes the log go on in RAM after its device has failed for good: appends and
 // superblocks are complete at once, and it is the owner who knows what that is worth. An append
 // that hangs keeps its part of the RAM ring until it returns.

@@ -54,8 +54,8 @@ func (k *stack) noteLog() {
 		return
 	}
 	l := k.cache.Log()
-	if m := k.logMark(); l.Device() != nil && m != k.noted {
-		k.noted = m
+	if m := k.logMark(); l.Device() != nil && m != k.marked {
+		k.marked = m
 		k.mark.Store(&m)
 	}
 }
@@ -73,15 +73,15 @@ func (s *Server) markLog() {
 	if m == nil || m == s.marked {
 		return
 	}
-	if _, err := os.Stat(configPath(s.c.Name)); err != nil {
+	if _, err := os.Stat(configPath(s.conf().Name)); err != nil {
 		return // the volume is forgotten
 	}
 	b, err := json.Marshal(m)
 	if err == nil {
-		err = writeFile(logMarkPath(s.c.Name), append(b, '\n'))
+		err = writeFile(logMarkPath(s.conf().Name), append(b, '\n'))
 	}
 	if err != nil {
-		s.o.Logf("%s: %v: an older copy of the log would not be noticed", s.c.Name, err)
+		s.o.Logf("%s: %v: an older copy of the log would not be noticed", s.conf().Name, err)
 		return
 	}
 	s.marked = m

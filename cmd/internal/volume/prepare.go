@@ -46,10 +46,11 @@ type Settings struct {
 	Compress            *string
 	Metrics             *string // [HOST]:PORT, "" for nowhere
 	LowWater, HighWater int
-	RAMBytes            int64 // of a log that is made
-	Queues              int   // hardware queues
-	BypassMiB           *int  // as in Config: see ParseBypass
-	Heartbeat, PeerDead int64 // ms
+	RAMBytes            int64  // of a log that is made
+	Queues              int    // hardware queues
+	BypassMiB           *int   // as in Config: see ParseBypass
+	Heartbeat, PeerDead int64  // ms
+	PeerKey             string // that was paired
 }
 
 // apply puts what was given into c and reports whether that changed it.
@@ -93,6 +94,9 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	}
 	if err := c.checkTiming(); err != nil {
 		return false, err
+	}
+	if s.PeerKey != "" {
+		c.PeerKey = s.PeerKey
 	}
 	if s.LowWater > 0 {
 		c.LowWater = s.LowWater
