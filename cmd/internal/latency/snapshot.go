@@ -162,7 +162,7 @@ func tell(r *bpf.Request, now int64) Request {
 		for i, t := range r.Stamps {
 			if stamped && t != 0 {
 				add(bpf.StageDispatch+bpf.Stage(i), t)
-				q.Where = [...]string{"server", "after_log", "after_data", "after_peer_sent", "after_peer_acked", "committed"}[i]
+				q.Where = [...]string{"server", "after_server_queue", "after_log", "after_data", "after_peer_sent", "after_peer_acked", "committed"}[i]
 			}
 		}
 	}

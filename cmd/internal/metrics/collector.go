@@ -131,7 +131,7 @@ func NewCollector(volume string, src Source) prometheus.Collector {
 		requestBytes: desc("request_bytes_total", "Bytes asked for by requests that did not fail.", "op"),
 		failed:       desc("request_errors_total", "Requests that were answered with an error.", "op"),
 		timing: desc("request_duration_seconds", "Time that requests took, by stage. The stages from queue to complete add up to total; "+
-			"device is what the kernel waited for the volume, ring and wake are parts of dispatch.", "op", "stage"),
+			"device is what the kernel waited for the volume, ring and wake are parts of dispatch, from_* are totals of reads by where they were served.", "op", "stage"),
 	}
 	for _, p := range plain {
 		c.plain = append(c.plain, desc(p.name, p.help))

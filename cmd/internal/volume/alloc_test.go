@@ -194,7 +194,7 @@ func TestSyncWritesAllocateNothing(t *testing.T) {
 		}
 		// A write passes every stage of a mirrored volume but the data disk (pick-up has no time here).
 		s := v.fake.Stamps(tag)
-		if s[blk.LogDone] == 0 || s[blk.PeerSent] == 0 || s[blk.PeerAcked] <= s[blk.PeerSent] || s[blk.Committed] < s[blk.PeerAcked] || s[blk.DataDone] != 0 {
+		if s[blk.Begun] == 0 || s[blk.LogDone] < s[blk.Begun] || s[blk.PeerSent] == 0 || s[blk.PeerAcked] <= s[blk.PeerSent] || s[blk.Committed] < s[blk.PeerAcked] || s[blk.DataDone] != 0 {
 			t.Fatalf("tag %d: stamps %v", tag, s)
 		}
 	}
