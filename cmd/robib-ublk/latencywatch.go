@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
 	"os"
 	"time"
@@ -55,6 +57,7 @@ func (c *LatencyProfileCmd) Run(cli *CLI) error {
 		}
 	}
 	if text {
+		latency.Note(os.Stdout, src.note)
 		return nil
 	}
 	return cli.print(doc, nil)
@@ -130,6 +133,7 @@ func (c *LatencyOutliersCmd) Run(cli *CLI) (err error) {
 	}
 	return cli.print(&doc, func(out io.Writer) error {
 		latency.SlowEnd(out, doc.Slow, doc.Shed, w.threshold, doc.Seconds)
+		latency.Note(out, doc.Note)
 		return nil
 	})
 }
@@ -175,6 +179,7 @@ func (c *LatencyInflightCmd) Run(cli *CLI) error {
 		}
 		return doc, func(out io.Writer) error {
 			latency.Waiting(out, doc.Inflight)
+			latency.Note(out, doc.Note)
 			return nil
 		}, nil
 	}
@@ -197,7 +202,14 @@ type LatencyProbesCmd struct {
 	Words []string `arg:"" optional:"" help:"duration SECONDS (1): how long to measure what they cost."`
 }
 
-// Run attaches (or asks), has the kernel time each run for a while, and shows.
+// attachedProbes is the JSON document of probes.
+type attachedProbes struct {
+	Probes []latency.Probe `json:"probes"`
+	Note   string          `json:"note,omitempty"` // what counts, if no probes do
+}
+
+// Run attaches (or asks), has the kernel time each run for a while, and shows. That none can be attached
+// is an answer, too.
 func (c *LatencyProbesCmd) Run(cli *CLI) error {
 	w, err := parseWords(c.Words, words{duration: time.Second})
 	if err != nil {
@@ -209,30 +221,42 @@ func (c *LatencyProbesCmd) Run(cli *CLI) error {
 	if err == nil {
 		defer stats.Close()
 	}
-	var list []latency.Probe
+	doc, err := c.look(ctx, w.duration)
+	var no *latency.NotAttachedError
+	if errors.As(err, &no) {
+		doc, err = attachedProbes{Probes: latency.Unattached(no)}, nil
+	}
+	if err != nil {
+		return err
+	}
+	return cli.print(&doc, func(out io.Writer) error {
+		latency.ShowProbes(out, doc.Probes, doc.Note)
+		return nil
+	})
+}
+
+// look attaches, or asks, and waits.
+func (c *LatencyProbesCmd) look(ctx context.Context, d time.Duration) (doc attachedProbes, err error) {
 	if c.Dev == "" {
 		p, err := bpf.Open(bpf.Options{})
 		if err != nil {
-			return err
+			return doc, &latency.NotAttachedError{Err: err}
 		}
 		defer p.Close()
-		wait(ctx, w.duration)
-		list = latency.Probes(p)
-	} else {
-		src, err := watch(c.Dev, bpf.Options{})
-		if err != nil {
-			return err
-		}
-		defer src.Close()
-		wait(ctx, w.duration)
-		now, err := src.Take()
-		if err != nil {
-			return err
-		}
-		list = now.Probes
+		wait(ctx, d)
+		doc.Probes = latency.Probes(p)
+		return doc, nil
 	}
-	return cli.print(map[string]any{"probes": list}, func(out io.Writer) error {
-		latency.ShowProbes(out, list)
-		return nil
-	})
+	src, err := watch(c.Dev, bpf.Options{})
+	if err != nil {
+		return doc, err
+	}
+	defer src.Close()
+	wait(ctx, d)
+	now, err := src.Take()
+	if err != nil {
+		return doc, err
+	}
+	doc.Probes, doc.Note = now.Probes, now.Note
+	return doc, nil
 }

@@ -89,7 +89,7 @@ func TestTextAndJSON(t *testing.T) {
 	s.Outliers[0].Slow(&b, 1.5)
 	Waiting(&b, s.Inflight)
 	Waiting(&b, nil)
-	ShowProbes(&b, s.Probes)
+	ShowProbes(&b, s.Probes, "")
 	golden(t, "text.txt", b.Bytes())
 	for _, line := range strings.Split(b.String(), "\n") {
 		if n := utf8.RuneCountInString(strings.ReplaceAll(line, "\t", "        ")); n > 100 {

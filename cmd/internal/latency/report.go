@@ -88,7 +88,7 @@ func NewReport(before, now *Snapshot, c Choice) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Device: now.Device, Seconds: float64(now.AtNanos-began) / 1e9, Operations: []Operation{}, Network: now.Network}
+	r := &Report{Device: now.Device, Seconds: float64(now.AtNanos-began) / 1e9, Operations: []Operation{}, Network: now.Network, Note: now.Note}
 	n := &s.Stats
 	r.Counts = Counts{n.Completed, n.Matched, n.Failed, n.Unseen, n.Merged, n.Partial, n.Full, n.Slow, n.Shed}
 	for op := range bpf.Ops {

@@ -95,9 +95,7 @@ func (r *Report) foot(w io.Writer) {
 	if c.Completed == 0 {
 		fmt.Fprintln(w, "note: nothing came while this looked")
 	}
-	if r.Note != "" {
-		fmt.Fprintf(w, "note: %s\n", clip(r.Note, 94))
-	}
+	Note(w, r.Note)
 }
 
 // clip shortens s to n columns.
@@ -216,8 +214,9 @@ func Waiting(w io.Writer, list []Request) {
 	}
 }
 
-// ShowProbes prints what is attached, what it costs, and what is not and why.
-func ShowProbes(w io.Writer, list []Probe) {
+// ShowProbes prints what is attached, what it costs, and what is not and why; note, if there is one,
+// is what counts instead.
+func ShowProbes(w io.Writer, list []Probe, note string) {
 	for i, p := range list {
 		state := "attached"
 		if !p.Attached {
@@ -233,6 +232,16 @@ func ShowProbes(w io.Writer, list []Probe) {
 			cost = fmt.Sprintf("%.0f ns each", p.PerRun)
 		}
 		fmt.Fprintf(w, "\truns  %d, %s, %d missed\n", p.Runs, cost, p.Missed)
+	}
+	if note != "" {
+		fmt.Fprintf(w, "counted by %s\n", clip(note, 89))
+	}
+}
+
+// Note prints what is not seen, if anything.
+func Note(w io.Writer, note string) {
+	if note != "" {
+		fmt.Fprintf(w, "note: %s\n", clip(note, 94))
 	}
 }
 

@@ -19,6 +19,7 @@ type Sample struct {
 	LogLost    bool
 	Requests   *ublk.Counts  // nil: there is no block device here
 	Latency    *bpf.Snapshot // nil: requests are not traced
+	OwnStamps  bool          // it is the server's own account, without the kernel's part
 	Traced     time.Time     // since when
 }
 

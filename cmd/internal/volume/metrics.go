@@ -110,6 +110,7 @@ func (s *Server) Sample() (*metrics.Sample, error) {
 		return m, nil
 	}
 	var err error
+	m.OwnStamps = t.tracer.Without() != nil
 	m.Latency, m.Traced, err = t.tracer.Count()
 	return m, err
 }

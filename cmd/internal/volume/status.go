@@ -97,7 +97,7 @@ type Status struct {
 	ReadZero         uint64   `json:"read_zero_total"`
 	HitPercent       float64  `json:"read_hit_percent"`
 	UptimeSeconds    float64  `json:"uptime_s"`
-	Latency          string   `json:"latency,omitempty"` // "traced", or why requests' stages are not
+	Latency          string   `json:"latency,omitempty"` // "traced", or why there are no probes, only the server's own stamps, or not even they
 	Metrics          string   `json:"metrics,omitempty"` // where they are served, or why they are not
 	HeartbeatSeconds float64  `json:"heartbeat_s"`
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
