@@ -99,12 +99,21 @@ func TestTextAndJSON(t *testing.T) {
 	key := regexp.MustCompile(`"([A-Za-z0-9_]*[A-Z][A-Za-z0-9_]*)":`)
 	s.Hists = s.Hists[:1]
 	s.Hists[0].Buckets = s.Hists[0].Buckets[:2]
-	for name, v := range map[string]any{"show.json": r, "hist.json": rows, "snapshot.json": s} {
+	profile := &Profile{Intervals: []*Report{rows, rows}}
+	outliers := &Outliers{Device: s.Device, Volume: "v", Seconds: 2, Threshold: s.Limit, Rate: s.Rate, Outliers: s.Outliers, Slow: s.Counts.Slow, Shed: s.Counts.Shed}
+	inflight := &Inflight{Device: s.Device, Inflight: s.Inflight, Note: OwnNote}
+	attached := &Attached{Probes: s.Probes}
+	schema := makeSchema(t)
+	golden(t, "schema.json", schema.text)
+	for name, v := range map[string]any{"show.json": r, "hist.json": rows, "snapshot.json": s, "profile.json": profile, "outliers.json": outliers, "inflight.json": inflight, "probes.json": attached} {
 		raw, err := json.MarshalIndent(v, "", "  ")
 		if err != nil {
 			t.Fatal(err)
 		}
 		golden(t, name, append(raw, '\n'))
+		if name != "snapshot.json" { // nobody sees it but the programs at both ends
+			schema.check(t, name, raw)
+		}
 		if m := key.FindStringSubmatch(string(raw)); m != nil {
 			t.Errorf("%s: key %s", name, m[1])
 		}
