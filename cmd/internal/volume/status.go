@@ -10,6 +10,7 @@ import (
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/dcd"
+	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/wire"
 )
@@ -210,11 +211,37 @@ func (v *Status) cache(s *dcd.Status) {
 	v.HitPercent = ratio(hits*100, hits+float64(s.ReadData+s.ReadPeer))
 }
 
-// Stopped is the status of a volume whose server does not run.
+// Stopped is the status of a volume whose server does not run. What its log says of it is told, where
+// the log can be read.
 func Stopped(c *Config) Status {
-	return Status{Name: c.Name, Role: string(c.Role), State: "stopped", Reason: fmt.Sprintf("`robib-ublk %s --name %s` starts it", verb(c.Role), c.Name), DeviceID: -1, Disk: c.Disk, DiskBytes: c.DiskBytes,
+	v := Status{Name: c.Name, Role: string(c.Role), State: "stopped", Reason: fmt.Sprintf("`robib-ublk %s --name %s` starts it", verb(c.Role), c.Name), DeviceID: -1, Disk: c.Disk, DiskBytes: c.DiskBytes,
 		Log: c.Log, LogBytes: c.LogBytes, Volume: c.Volume, Mode: c.Mode, Remote: c.Remote, Listen: c.Listen}
+	found := make(chan *seglog.Super, 1)
+	go func() {
+		s, err := readSuper(c.Log)
+		if err != nil || s.Log.String() != c.LogID {
+			found <- nil
+			return
+		}
+		found <- &s
+	}()
+	select {
+	case s := <-found:
+		if s == nil {
+			break
+		}
+		st := mirror.Status{Primary: c.Role == Primary, Marks: s.Marks}
+		v.Term, v.Marks, v.Inconsistent = s.Term.Number, s.Marks.String(), st.Inconsistent()
+		if v.Inconsistent {
+			v.Reason = "inconsistent: a sync did not finish, and promote refuses; " + v.Reason
+		}
+	case <-time.After(stoppedWait):
+	}
+	return v
 }
+
+// stoppedWait bounds the reading of a stopped volume's log.
+const stoppedWait = 3 * time.Second
 
 // describeLog says what the log is and what its loss would cost.
 func (s *Server) describeLog() []string {
