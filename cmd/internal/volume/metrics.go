@@ -103,6 +103,7 @@ func (s *Server) Sample() (*metrics.Sample, error) {
 	}); err != nil {
 		return nil, err
 	}
+	m.OldestSeconds = oldest(&m.Node.Cache, m.DirtyBytes)
 	t := &s.tracing
 	t.mu.Lock()
 	defer t.mu.Unlock()

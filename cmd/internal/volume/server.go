@@ -54,6 +54,7 @@ type Server struct {
 	commit  sync.Mutex // one command that changes things at a time
 	socket  *control.Server
 	tracing tracing
+	commits often
 	exports exporting
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,6 +64,7 @@ type Status struct {
 	DestagedBytes   uint64  `json:"destaged_bytes_total"`
 	SupersededBytes uint64  `json:"superseded_bytes_total"`
 	Commits         uint64  `json:"commits_total"`
+	CommitsPerS     float64 `json:"commits_per_s"` // since the status before, of a second or more ago; at first since the server started
 	Throttled       uint64  `json:"throttled_total"`
 	LogReadBytes    uint64  `json:"log_read_bytes_total"`
 
@@ -161,6 +163,7 @@ func (s *Server) Status() (any, error) {
 		v.Compress = "zstd"
 	}
 	v.cache(&st.Cache)
+	v.CommitsPerS = s.commits.since(time.Now(), st.Cache.Commits, s.begun)
 	v.QueueRequests, v.Network = queues, sockets
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
@@ -186,6 +189,36 @@ func (v *Status) catchUp(c *mirror.CatchUp) {
 	}
 }
 
+// oldest is the age of the oldest write that is not destaged, s; 0: there is none.
+func oldest(s *dcd.Status, dirty int64) float64 {
+	if s.OldestNanos == 0 || dirty == 0 {
+		return 0
+	}
+	return max(float64(time.Now().UnixNano()-s.OldestNanos)/1e9, 0)
+}
+
+// often is how often something happens a second.
+type often struct {
+	mu   sync.Mutex
+	at   time.Time
+	n    uint64
+	rate float64
+}
+
+// since tells it of the time since the call before, one of at least a second ago; n is how often it has
+// happened since begun, all in all.
+func (o *often) since(now time.Time, n uint64, begun time.Time) float64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.at.IsZero() {
+		o.at = begun
+	}
+	if d := now.Sub(o.at).Seconds(); d >= 1 {
+		o.rate, o.at, o.n = float64(n-o.n)/d, now, n
+	}
+	return o.rate
+}
+
 // cache fills in what the cache says of itself.
 func (v *Status) cache(s *dcd.Status) {
 	ratio := func(a, b float64) float64 {
@@ -199,9 +232,7 @@ func (v *Status) cache(s *dcd.Status) {
 	v.WriteCache = s.WriteCache
 	v.BypassBytes, v.Bypassed, v.BypassedBytes = s.Bypass, s.Bypassed, s.BypassedBytes
 	v.FreedPerSecond, v.EmptySeconds = s.FreedBytesPerSecond, ratio(float64(s.LogUsed), s.FreedBytesPerSecond)
-	if s.OldestNanos > 0 && v.DirtyBytes > 0 {
-		v.OldestSeconds = max(float64(time.Now().UnixNano()-s.OldestNanos)/1e9, 0)
-	}
+	v.OldestSeconds = oldest(s, v.DirtyBytes)
 	v.GatherSize, v.CommitMicros = ratio(float64(s.Writes+s.Discards+s.Zeroes), float64(s.Commits)), float64(s.CommitNanos)/1e3
 	v.BatchBlocks, v.DestageBatches = s.BatchBlocks, s.DestageBatches
 	v.WriteReduction = ratio(float64(s.SupersededBytes)*100, float64(s.SupersededBytes+s.DestagedBytes))

@@ -1,6 +1,9 @@
 package volume
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // Also of a stopped copy it is told whether it may be used: its log knows.
 func TestStoppedCopy(t *testing.T) {
@@ -34,5 +37,19 @@ func TestStoppedCopy(t *testing.T) {
 	other.LogID = "another"
 	if v := Stopped(&other); v.Inconsistent || v.Term != 0 {
 		t.Errorf("of another volume's log: %+v", v)
+	}
+}
+
+func TestOften(t *testing.T) {
+	var o often
+	begun := time.Unix(1000, 0)
+	for _, x := range []struct {
+		after time.Duration
+		n     uint64
+		want  float64
+	}{{500 * time.Millisecond, 7, 0}, {2 * time.Second, 10, 5}, {2500 * time.Millisecond, 100, 5}, {4 * time.Second, 110, 50}, {14 * time.Second, 110, 0}} {
+		if got := o.since(begun.Add(x.after), x.n, begun); got != x.want {
+			t.Errorf("after %v: %v a second, want %v", x.after, got, x.want)
+		}
 	}
 }
