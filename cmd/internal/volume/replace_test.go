@@ -61,7 +61,7 @@ func (m *machines) serve(q Request) *Server {
 		m.t.Fatal(err)
 	}
 	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log}, New: p.New, Reattach: m.reattach, Discard: m.discard, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
-	s.stack = &stack{s: s}
+	s.stack, s.changes = &stack{s: s}, newChanges(s.o.Logf)
 	s.started.Store(true)
 	opened := make(chan error, 1)
 	closed := make(chan error, 1)

@@ -55,6 +55,7 @@ type Server struct {
 	socket  *control.Server
 	tracing tracing
 	commits often
+	changes *changes
 	exports exporting
 }
 
@@ -62,6 +63,7 @@ type Server struct {
 func Run(o ServerOptions) int {
 	s := &Server{o: o, c: o.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
 	err := s.start()
+	defer s.changes.flush()
 	if err != nil {
 		o.Logf("%s: %v", s.c.Name, err)
 		supervise.Report{Error: err.Error(), Exit: 1}.Send(o.In.Ready)
@@ -94,7 +96,7 @@ func Run(o ServerOptions) int {
 func (s *Server) start() error {
 	c := s.c
 	opened := make(chan error, 1)
-	s.stack = &stack{s: s}
+	s.stack, s.changes = &stack{s: s}, newChanges(s.o.Logf)
 	go s.stack.run(opened)
 	if err := <-opened; err != nil {
 		return err

@@ -244,7 +244,7 @@ func (k *stack) event(e mirror.Event) {
 			k.s.o.Logf("%s: note of the remote state: %v", k.s.c.Name, err)
 		}
 	}
-	k.s.o.Logf("%s: %s %s→%s reason=%q", k.s.c.Name, e.What, e.Old, e.New, e.Reason)
+	k.s.changes.say("%s: %s %s→%s reason=%q", k.s.c.Name, e.What, e.Old, e.New, e.Reason)
 }
 
 // call runs f on the loop's thread and waits for it.
