@@ -33,6 +33,7 @@ type Stamp int
 // The stamps.
 const (
 	Pickup Stamp = iota
+	Begun
 	LogDone
 	DataDone
 	PeerSent
@@ -50,6 +51,7 @@ type Stage int
 const (
 	StageQueue    Stage = iota // made → issued to the driver
 	StageDispatch              // issued → picked up by the server
+	StageServer                // → it leaves the server's queue: for a segment of the log, for where its data lies
 	StageLog                   // → in the log
 	StageData                  // → read from, or written to, the data disk
 	StageSent                  // → sent to the peer
@@ -60,11 +62,15 @@ const (
 	StageRing                  // the part of dispatch until it was in the server's ring
 	StageWake                  // the rest of it
 	StageTotal                 // made → complete
+	StageFromRAM               // total of a read that a cache served, by the farthest place that a part of it came from
+	StageFromLog
+	StageFromData
+	StageFromPeer
 	Stages
 )
 
 func (s Stage) String() string {
-	return [...]string{"queue", "dispatch", "log", "data", "peer_sent", "peer_acked", "commit", "complete", "device", "ring", "wake", "total"}[s]
+	return [...]string{"queue", "dispatch", "server_queue", "log", "data", "peer_sent", "peer_acked", "commit", "complete", "device", "ring", "wake", "total", "from_ram", "from_log", "from_data", "from_peer"}[s]
 }
 
 // Device is one traced block device.

@@ -56,7 +56,7 @@ type latencyMadeUp struct {
 type latencyOutlier struct {
 	_        structs.HostLayout
 	Io       latencyIo
-	Stamps   [6]uint64
+	Stamps   [7]uint64
 	Posted   uint64
 	Complete uint64
 	Status   uint32
@@ -65,7 +65,7 @@ type latencyOutlier struct {
 
 type latencyRow struct {
 	_      structs.HostLayout
-	Stages [12]struct {
+	Stages [17]struct {
 		_       structs.HostLayout
 		Sum     uint64
 		Max     uint64
@@ -76,9 +76,8 @@ type latencyRow struct {
 
 type latencySlot struct {
 	_      structs.HostLayout
-	Stamps [6]uint64
+	Stamps [7]uint64
 	Posted uint64
-	Pad    uint64
 	Io     latencyIo
 	Pad2   uint64
 }

@@ -221,6 +221,15 @@ func (p *Probes) attach() error {
 	return nil
 }
 
+// Unattached is what Programs tells of where Open failed, for the reason why.
+func Unattached(why error) []Program {
+	list := programs()
+	for i := range list {
+		list[i].Why = why.Error()
+	}
+	return list
+}
+
 // Programs tells of each probe whether it is attached, and what it has cost.
 func (p *Probes) Programs() []Program {
 	out := append([]Program(nil), p.list...)

@@ -147,6 +147,7 @@ func (b *bypass) start(now blk.Instant) {
 	c := b.c
 	for r := c.pending.Head(); r != nil && r.Op == blk.Write && b.may(r, now); r = c.pending.Head() {
 		c.pending.Pop()
+		r.Stamp(blk.Begun, now)
 		s := b.slotOf(nil)
 		s.parent = r
 		s.Op, s.Flags, s.Offset, s.Length, s.Buf = blk.Write, blk.FUA, r.Offset, r.Length, r.Buf

@@ -269,17 +269,39 @@ func TestReadsAreStampedWhereTheyAreServed(t *testing.T) {
 			}
 		}
 	}
-	passed("from the disk", do(blk.Read), blk.DataDone)
+	passed("from the disk", do(blk.Read), blk.Begun, blk.DataDone)
 	s.c.HoldDestage(true)
-	do(blk.Write)
-	passed("from RAM", do(blk.Read))
+	passed("written", do(blk.Write), blk.Begun, blk.LogDone)
+	passed("from RAM", do(blk.Read), blk.Begun)
 	s.c.HoldDestage(false)
 	s.drain()
 	peer := blktest.NewDisk(s.w, "peer", simDisk, 1000)
 	peer.Restore(s.data.Bytes())
 	s.data.Dead = true
 	s.c.SetFallback(peer)
-	passed("from the peer", do(blk.Read), blk.PeerSent, blk.PeerAcked)
+	passed("from the peer", do(blk.Read), blk.Begun, blk.PeerSent, blk.PeerAcked)
+}
+
+// A write that comes while an append is in flight begins when the next segment takes it.
+func TestWaitingForTheAppendIsStamped(t *testing.T) {
+	s := newSim(6)
+	s.c.AckLimit = math.MaxUint64
+	var st [2]blk.Stamps
+	left := 2
+	for i := range st {
+		st[i][blk.Pickup] = s.w.Now
+		s.c.Submit(&blk.Request{Op: blk.Write, Offset: int64(i) * 4096, Length: 4096, Buf: make([]byte, 4096), Stamps: &st[i], Owner: completer(func(*blk.Request) { left-- })})
+		s.c.Kick(s.w.Time())
+		s.w.Now++
+	}
+	for left > 0 {
+		if wake := s.c.Kick(s.w.Time()); left > 0 && wake > s.w.Now && !s.w.Turn(wake) {
+			t.Fatal("quiet")
+		}
+	}
+	if a, b := &st[0], &st[1]; a[blk.Begun] != a[blk.Pickup] || b[blk.Begun] < a[blk.LogDone] || b[blk.LogDone] <= b[blk.Begun] {
+		t.Errorf("the first %v, the second %v", a, b)
+	}
 }
 
 // A read that finds the data disk lost is not on its way to it: the disk can be replaced beneath it.

@@ -96,6 +96,9 @@ const (
 // split walks the request's sectors and serves or sends each run.
 func (q *reads) split(r *blk.Request) {
 	c := q.c
+	if r.Stamps != nil {
+		r.Stamps[blk.Begun] = max(r.Stamps[blk.Pickup], q.now) // q.now is of the batch before, unless r had to wait
+	}
 	r.Left = 1 // held by this walk
 	q.active++
 	cur := run{}

@@ -22,7 +22,7 @@ type Status struct {
 	FreedBytesPerSecond       float64 // how fast log space comes back
 	CommitNanos               int64   // that an append takes, on average
 	BatchBlocks               int     // of the next destage batch
-	OldestNanos               int64   // wall-clock time of the oldest segment that is not destaged; 0: none, or not in RAM
+	OldestNanos               int64   // wall-clock time of the oldest segment that is not destaged, after a restart perhaps of an older one; 0: none
 	Ordered                   bool
 	WriteCache                bool
 	Bypass                    int64 // bytes of a sequential run after which writes go past the log; 0: never

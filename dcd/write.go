@@ -103,6 +103,7 @@ func (c *Cache) commit(now blk.Instant) (wake int64) {
 		c.y.record(past)
 		for range n {
 			r := c.pending.Pop()
+			r.Stamp(blk.Begun, now)
 			c.record(r)
 			r.LSN = c.log.Sealed() + 1
 			if c.o.WriteCache && r.Flags&blk.FUA == 0 {

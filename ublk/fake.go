@@ -10,6 +10,7 @@ import (
 // was committed. It lets the whole stack above the driver be tested and measured without one.
 type Fake struct {
 	Queue *Queue
+	Now   int64 // ns of CLOCK_MONOTONIC when Issue's requests are picked up
 
 	free    []uint16
 	armed   []bool
@@ -65,6 +66,7 @@ func (f *Fake) Issue(op blk.Op, flags blk.Flags, off, n int64, fill func(buf []b
 	if fill != nil {
 		fill(f.bufs[t][:n:cap(f.bufs[t])])
 	}
+	f.Queue.now.Mono = f.Now
 	f.Queue.fetched(int(t), 0)
 	return int(t)
 }
@@ -74,6 +76,9 @@ func (f *Fake) Result(tag int) (res int32, done bool) { return f.results[tag], !
 
 // Stamps are those of tag's request, the newest one.
 func (f *Fake) Stamps(tag int) blk.Stamps { return f.Queue.stamps[tag] }
+
+// Queues are the fake's one; without a loop, the batch's time is their clock.
+func (f *Fake) Queues() *Queues { return &Queues{list: []*Queue{f.Queue}} }
 
 // Close frees the buffers.
 func (f *Fake) Close() error { return blk.Free(f.Queue.bufs) }

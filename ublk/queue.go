@@ -32,12 +32,16 @@ type Queue struct {
 
 	reqs   []blk.Request
 	stamps []blk.Stamps // of a fake; Trace gives others
+	index  int          // of the queue, for observe
+	clock  func() int64 // ns of CLOCK_MONOTONIC; nil: the batch's time will do
 	done   blk.Queue
 	now    blk.Instant
 	gone   int // tags that the driver does not serve any more
 	broken error
 	served uint64 // requests
 	counts Counts
+
+	observe Observer // nil: nobody
 
 	// Ended is called once, when the driver has taken all tags back.
 	Ended func()
@@ -169,8 +173,14 @@ func (q *Queue) Complete(r *blk.Request) { q.done.Push(r) }
 
 // Kick commits what has completed since the last one.
 func (q *Queue) Kick(now blk.Instant) {
+	if q.clock != nil && q.done.Head() != nil {
+		now.Mono = q.clock()
+	}
 	for r := q.done.Pop(); r != nil; r = q.done.Pop() {
 		r.Stamp(blk.Committed, now)
+		if q.observe != nil && r.Stamps != nil {
+			q.observe(q.index, r)
+		}
 		res := int32(0)
 		if r.Replaced(q.own[r.Tag]) {
 			// The device had to quarantine the buffer: its spare is the tag's from now on.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -279,21 +280,67 @@ func TestTrace(t *testing.T) {
 		t.Fatal(err)
 	}
 	stamps := make([]blk.Stamps, 2)
-	s := &Queues{list: []*Queue{f.Queue}}
-	s.Trace(func(queue, tag int) *blk.Stamps { return &stamps[queue*2+tag] })
+	s := f.Queues()
+	s.Trace(func(queue, tag int) *blk.Stamps { return &stamps[queue*2+tag] }, nil)
 	for i := range stamps {
 		stamps[i] = blk.Stamps{blk.LogDone: 7, blk.Committed: 8}
 	}
-	f.Queue.now.Mono = 100
+	f.Now = 100
 	tag := f.Issue(blk.Read, 0, 0, 4096, nil)
 	s.Kick(blk.Instant{Mono: 130})
 	if want := (blk.Stamps{blk.Pickup: 100, blk.Committed: 130}); stamps[tag] != want {
 		t.Errorf("%v, want %v", stamps[tag], want)
 	}
-	s.Trace(nil)
+	s.Traced(func(int, *blk.Request) { t.Error("nothing is under way") })
+	s.Trace(nil, nil)
 	tag = f.Issue(blk.Read, 0, 0, 4096, nil)
 	s.Kick(blk.Instant{Mono: 150})
 	if stamps[tag][blk.Committed] == 150 {
 		t.Error("stamped when not traced")
+	}
+}
+
+// holder keeps requests until it gives them back.
+type holder struct {
+	blk.Null
+	q blk.Queue
+}
+
+func (h *holder) Info() blk.Info        { return blk.Info{SizeBytes: 1 << 20} }
+func (h *holder) Submit(r *blk.Request) { h.q.Push(r) }
+func (h *holder) give() {
+	for r := h.q.Pop(); r != nil; r = h.q.Pop() {
+		h.Null.Submit(r)
+	}
+}
+
+// An observer gets each request once, with the moment at which it is committed; until then it is under way.
+func TestObserver(t *testing.T) {
+	h := &holder{}
+	f, err := NewFake(h, 2, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stamps := make([]blk.Stamps, 2)
+	s := f.Queues()
+	var seen []blk.Stamps
+	f.Now = 90
+	f.Issue(blk.Flush, 0, 0, 0, nil) // before
+	s.Trace(func(_, tag int) *blk.Stamps { return &stamps[tag] }, func(queue int, r *blk.Request) {
+		if r.Op == blk.Write && (queue != 0 || r.Offset != 4096) {
+			t.Errorf("queue %d, %+v", queue, r)
+		}
+		seen = append(seen, *r.Stamps)
+	})
+	f.Queue.clock = func() int64 { return 150 }
+	f.Now = 100
+	f.Issue(blk.Write, 0, 4096, 4096, nil)
+	under := 0
+	s.Traced(func(int, *blk.Request) { under++ })
+	h.give()
+	s.Kick(blk.Instant{Mono: 130})
+	s.Traced(func(int, *blk.Request) { under += 10 })
+	if want := (blk.Stamps{blk.Pickup: 100, blk.Committed: 150}); under != 1 || len(seen) != 2 || !slices.Contains(seen, want) || !slices.Contains(seen, blk.Stamps{blk.Committed: 150}) {
+		t.Errorf("%d under way, seen %v", under, seen)
 	}
 }

@@ -219,7 +219,7 @@ func (s *ServeCmd) Run(cli *CLI) error {
 	if s.Listen != "" && !strings.Contains(s.Listen, ":") {
 		return volume.Usagef("--listen %s: want [HOST]:PORT", s.Listen)
 	}
-	if err := needRoot(); err != nil {
+	if err := volume.CheckPlaces(); err != nil { // all that a secondary needs, with its files
 		return err
 	}
 	p, err := volume.Prepare(q)

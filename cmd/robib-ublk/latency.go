@@ -131,7 +131,10 @@ func (w *watched) report(before, now *latency.Snapshot, c latency.Choice) (*late
 	if err != nil {
 		return nil, err
 	}
-	r.Volume, r.Note = w.volume, w.note
+	r.Volume = w.volume
+	if w.note != "" {
+		r.Note = w.note
+	}
 	if w.volume != "" && !w.server {
 		var st volume.Status
 		if control.Status(w.volume, &st) == nil {
@@ -153,9 +156,9 @@ func watch(dev string, o bpf.Options) (*watched, error) {
 		return nil, err
 	}
 	src := latency.Ask(dev)
-	_, refused := src.Take()
+	first, refused := src.Take()
 	if refused == nil {
-		return &watched{Source: src, volume: dev, server: true}, nil
+		return &watched{Source: src, volume: dev, server: true, note: first.Note}, nil
 	}
 	if errors.Is(refused, control.ErrNotRunning) {
 		return nil, refused

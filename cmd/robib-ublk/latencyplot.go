@@ -54,11 +54,7 @@ func (c *LatencyPlotCmd) Run(cli *CLI) error {
 	if err := errors.Join(file.Chmod(0o644), file.Close(), os.Rename(file.Name(), c.Output)); err != nil {
 		return fmt.Errorf("latency plot: %w", err)
 	}
-	doc := struct {
-		File      string `json:"file"`
-		Requests  uint64 `json:"requests"`
-		Intervals int    `json:"intervals"`
-	}{c.Output, s.Requests(), s.Columns()}
+	doc := latency.Plot{File: c.Output, Requests: s.Requests(), Intervals: s.Columns()}
 	return cli.print(doc, func(out io.Writer) error {
 		_, err := fmt.Fprintf(out, "%s: %d requests in %d intervals\n", doc.File, doc.Requests, doc.Intervals)
 		return err

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
 	"os"
 	"time"
@@ -32,9 +34,7 @@ func (c *LatencyProfileCmd) Run(cli *CLI) error {
 	if text {
 		latency.ProfileHead(os.Stdout)
 	}
-	doc := struct {
-		Intervals []*latency.Report `json:"intervals"`
-	}{Intervals: []*latency.Report{}}
+	doc := latency.Profile{Intervals: []*latency.Report{}}
 	for left := w.duration; left > 0; left -= w.interval {
 		going := wait(ctx, min(w.interval, left))
 		now, err := src.Take()
@@ -55,6 +55,7 @@ func (c *LatencyProfileCmd) Run(cli *CLI) error {
 		}
 	}
 	if text {
+		latency.Note(os.Stdout, src.note)
 		return nil
 	}
 	return cli.print(doc, nil)
@@ -65,19 +66,6 @@ type LatencyOutliersCmd struct{ looked }
 
 // outliersEvery is how often new ones are looked for.
 const outliersEvery = 200 * time.Millisecond
-
-// slowRequests is the JSON document of outliers.
-type slowRequests struct {
-	Device    string            `json:"device"`
-	Volume    string            `json:"volume,omitempty"`
-	Seconds   float64           `json:"duration_s"`
-	Threshold int64             `json:"threshold_ns"`
-	Rate      int               `json:"outliers_per_s"`
-	Outliers  []latency.Request `json:"outliers"`
-	Slow      uint64            `json:"slow"`
-	Shed      uint64            `json:"slow_not_told"`
-	Note      string            `json:"note,omitempty"`
-}
 
 // Run sets the threshold, prints what comes, and puts the threshold back.
 func (c *LatencyOutliersCmd) Run(cli *CLI) (err error) {
@@ -103,7 +91,7 @@ func (c *LatencyOutliersCmd) Run(cli *CLI) (err error) {
 		}
 	}()
 	text := !cli.JSON && !cli.Pretty
-	doc := slowRequests{Device: first.Device, Volume: src.volume, Threshold: int64(w.threshold), Rate: w.rate, Outliers: []latency.Request{}, Note: src.note}
+	doc := latency.Outliers{Device: first.Device, Volume: src.volume, Threshold: int64(w.threshold), Rate: w.rate, Outliers: []latency.Request{}, Note: src.note}
 	var last uint64
 	if n := len(first.Outliers); n > 0 {
 		last = first.Outliers[n-1].Seq
@@ -130,6 +118,7 @@ func (c *LatencyOutliersCmd) Run(cli *CLI) (err error) {
 	}
 	return cli.print(&doc, func(out io.Writer) error {
 		latency.SlowEnd(out, doc.Slow, doc.Shed, w.threshold, doc.Seconds)
+		latency.Note(out, doc.Note)
 		return nil
 	})
 }
@@ -142,14 +131,6 @@ type LatencyInflightCmd struct {
 
 // inflightFor is how long probes of this process look before they tell what is stuck.
 const inflightFor = time.Second
-
-// waitingRequests is the JSON document of inflight.
-type waitingRequests struct {
-	Device   string            `json:"device"`
-	Volume   string            `json:"volume,omitempty"`
-	Inflight []latency.Request `json:"inflight"`
-	Note     string            `json:"note,omitempty"`
-}
 
 // Run shows what is in flight: at once where a volume's server has looked already.
 func (c *LatencyInflightCmd) Run(cli *CLI) error {
@@ -167,7 +148,7 @@ func (c *LatencyInflightCmd) Run(cli *CLI) error {
 		if err != nil {
 			return nil, nil, err
 		}
-		doc := &waitingRequests{now.Device, src.volume, []latency.Request{}, src.note}
+		doc := &latency.Inflight{Device: now.Device, Volume: src.volume, Inflight: []latency.Request{}, Note: src.note}
 		for _, q := range now.Inflight {
 			if w.Op == "" || w.Op == q.Op {
 				doc.Inflight = append(doc.Inflight, q)
@@ -175,6 +156,7 @@ func (c *LatencyInflightCmd) Run(cli *CLI) error {
 		}
 		return doc, func(out io.Writer) error {
 			latency.Waiting(out, doc.Inflight)
+			latency.Note(out, doc.Note)
 			return nil
 		}, nil
 	}
@@ -197,7 +179,8 @@ type LatencyProbesCmd struct {
 	Words []string `arg:"" optional:"" help:"duration SECONDS (1): how long to measure what they cost."`
 }
 
-// Run attaches (or asks), has the kernel time each run for a while, and shows.
+// Run attaches (or asks), has the kernel time each run for a while, and shows. That none can be attached
+// is an answer, too.
 func (c *LatencyProbesCmd) Run(cli *CLI) error {
 	w, err := parseWords(c.Words, words{duration: time.Second})
 	if err != nil {
@@ -209,30 +192,42 @@ func (c *LatencyProbesCmd) Run(cli *CLI) error {
 	if err == nil {
 		defer stats.Close()
 	}
-	var list []latency.Probe
+	doc, err := c.look(ctx, w.duration)
+	var no *latency.NotAttachedError
+	if errors.As(err, &no) {
+		doc, err = latency.Attached{Probes: latency.Unattached(no)}, nil
+	}
+	if err != nil {
+		return err
+	}
+	return cli.print(&doc, func(out io.Writer) error {
+		latency.ShowProbes(out, doc.Probes, doc.Note)
+		return nil
+	})
+}
+
+// look attaches, or asks, and waits.
+func (c *LatencyProbesCmd) look(ctx context.Context, d time.Duration) (doc latency.Attached, err error) {
 	if c.Dev == "" {
 		p, err := bpf.Open(bpf.Options{})
 		if err != nil {
-			return err
+			return doc, &latency.NotAttachedError{Err: err}
 		}
 		defer p.Close()
-		wait(ctx, w.duration)
-		list = latency.Probes(p)
-	} else {
-		src, err := watch(c.Dev, bpf.Options{})
-		if err != nil {
-			return err
-		}
-		defer src.Close()
-		wait(ctx, w.duration)
-		now, err := src.Take()
-		if err != nil {
-			return err
-		}
-		list = now.Probes
+		wait(ctx, d)
+		doc.Probes = latency.Probes(p)
+		return doc, nil
 	}
-	return cli.print(map[string]any{"probes": list}, func(out io.Writer) error {
-		latency.ShowProbes(out, list)
-		return nil
-	})
+	src, err := watch(c.Dev, bpf.Options{})
+	if err != nil {
+		return doc, err
+	}
+	defer src.Close()
+	wait(ctx, d)
+	now, err := src.Take()
+	if err != nil {
+		return doc, err
+	}
+	doc.Probes, doc.Note = now.Probes, now.Note
+	return doc, nil
 }

@@ -15,7 +15,7 @@ import (
 
 // LogCmd looks at log devices.
 type LogCmd struct {
-	Check  LogCheckCmd  `cmd:"" help:"Verify every checksum of a log and say what it holds; changes nothing."`
+	Check  LogCheckCmd  `cmd:"" help:"Verify every checksum of a log, of its summaries and its dirty map, and say what it holds; changes nothing."`
 	Dump   LogDumpCmd   `cmd:"" help:"Print every segment of a log, and with --records what it holds."`
 	Kept   LogKeptCmd   `cmd:"" help:"List what was given up of logs (--discard-my-data, a tail that was cut), and with --records each write."`
 	Rescue LogRescueCmd `cmd:"" help:"Write what can be read of a damaged log to its data disk; without --write say what that is."`
@@ -67,6 +67,10 @@ func (l *LogCheckCmd) Run(cli *CLI) error {
 		fmt.Fprintf(w, "\tdisk  %s  %s\n\tterm  %d\n\tmarks  %s\n", r.Disk, volume.Bytes(r.Size), r.Term, r.Marks)
 		fmt.Fprintf(w, "\tsegments  %d, LSN %d to %d, %d records\n", r.Segments, r.First, r.Last, r.Records)
 		fmt.Fprintf(w, "\tused  %s of %s, at most %s not destaged\n", volume.Bytes(r.UsedBytes), volume.Bytes(r.Ring), volume.Bytes(r.DirtyBytes))
+		fmt.Fprintf(w, "\tsummaries  %d pages, of %d segments\n", r.SummaryPages, r.Summarized)
+		if r.DirtyMapPages > 0 {
+			fmt.Fprintf(w, "\tdirty_map  %d pages, the peer lacks %s by it\n", r.DirtyMapPages, volume.Bytes(r.PeerLacksBytes))
+		}
 		for _, f := range r.Findings {
 			word := "note"
 			if f.Bad {

@@ -252,4 +252,4 @@ func openFreed(path string) (*os.File, error) {
 }
 
 // logFile is where a volume's state changes are written.
-func logFile(name string) string { return filepath.Join(logDir(), name+".log") }
+func logFile(name string) string { return filepath.Join(volume.LogDir(), name+".log") }

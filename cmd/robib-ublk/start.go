@@ -15,14 +15,6 @@ import (
 	"github.com/robib-ublk/robib/ublk"
 )
 
-// logDir is where a supervisor in the background writes, unless ROBIB_LOG_DIR names another place.
-func logDir() string {
-	if d := os.Getenv("ROBIB_LOG_DIR"); d != "" {
-		return d
-	}
-	return "/var/log/robib-ublk"
-}
-
 // flags that the supervisor hands to the server.
 type serving struct {
 	Name       string `required:""`
@@ -126,10 +118,10 @@ func launch(cli *CLI, p *volume.Prepared, s serving, foreground bool) error {
 
 // background makes the supervisor a session of its own, its output in a file.
 func background(s serving) (*exec.Cmd, error) {
-	if err := os.MkdirAll(logDir(), 0o755); err != nil {
+	if err := os.MkdirAll(volume.LogDir(), 0o755); err != nil {
 		return nil, err
 	}
-	out, err := os.OpenFile(filepath.Join(logDir(), s.Name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	out, err := os.OpenFile(filepath.Join(volume.LogDir(), s.Name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}

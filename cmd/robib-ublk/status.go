@@ -204,7 +204,7 @@ func printStatus(w io.Writer, s *volume.Status) {
 	if len(s.Paused) > 0 {
 		row("paused", "by its user: %s", strings.Join(s.Paused, ", "))
 	}
-	row("commits", "%d, %.1f requests each, %.0f us", s.Commits, s.GatherSize, s.CommitMicros)
+	row("commits", "%d, %.1f/s, %.1f requests each, %.0f us", s.Commits, s.CommitsPerS, s.GatherSize, s.CommitMicros)
 	row("reads", "%.0f %% not from the disk: RAM %d, log %d, zeros %d, disk %d, peer %d", s.HitPercent, s.ReadRAM, s.ReadLog, s.ReadZero, s.ReadDisk, s.PeerReads)
 	row("lsn", "sealed %d, durable %d, destaged %d", s.Sealed, s.Durable, s.Destaged)
 	if s.Role == "primary" && (s.Remote != "" || s.Listen != "") {

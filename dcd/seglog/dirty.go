@@ -87,9 +87,7 @@ func (d *Dirty) load(drive blk.Drive) error {
 			return fmt.Errorf("%w: dirty map: %w", ErrReadError, err)
 		}
 	}
-	h := d.mem[:dirtyPage]
-	if le.Uint32(h) == headMagic && pageSum(h) == le.Uint32(h[4:]) && UUID(h[8:24]) == l.super.Log && le.Uint64(h[24:]) == l.super.DirtyEpoch &&
-		int64(le.Uint64(h[32:])) == d.unit && le.Uint64(h[56:]) <= dirtyPoints {
+	if h := d.mem[:dirtyPage]; d.headGood() {
 		d.resumeAt, d.resume = le.Uint64(h[40:]), int64(le.Uint64(h[48:]))
 		for i := range le.Uint64(h[56:]) {
 			p := h[dirtyHead+16*i:]
@@ -98,16 +96,31 @@ func (d *Dirty) load(drive blk.Drive) error {
 	}
 	for i := 1; i < len(d.stale); i++ {
 		p := d.mem[i*dirtyPage : (i+1)*dirtyPage]
-		switch {
-		case le.Uint32(p) == bitsMagic && pageSum(p) == le.Uint32(p[4:]) && le.Uint64(p[8:]) == l.super.DirtyEpoch:
-		case le.Uint32(p) == bitsMagic && pageSum(p) == le.Uint32(p[4:]), len(bytes.Trim(p, "\x00")) == 0:
-			clear(p)
-		default:
+		switch current, damaged := d.page(i); {
+		case damaged:
 			fill(p[16:])
+		case !current:
+			clear(p)
 		}
 	}
 	d.count()
 	return nil
+}
+
+// headGood reports whether the map's head is whole and this map's.
+func (d *Dirty) headGood() bool {
+	h, s := d.mem[:dirtyPage], &d.l.super
+	return le.Uint32(h) == headMagic && pageSum(h) == le.Uint32(h[4:]) && UUID(h[8:24]) == s.Log && le.Uint64(h[24:]) == s.DirtyEpoch &&
+		int64(le.Uint64(h[32:])) == d.unit && le.Uint64(h[56:]) <= dirtyPoints
+}
+
+// page reports whether page i of bits is of this epoch, or damaged; neither: of none or an old one.
+func (d *Dirty) page(i int) (current, damaged bool) {
+	p := d.mem[i*dirtyPage : (i+1)*dirtyPage]
+	if le.Uint32(p) == bitsMagic && pageSum(p) == le.Uint32(p[4:]) {
+		return le.Uint64(p[8:]) == d.l.super.DirtyEpoch, false
+	}
+	return false, len(bytes.Trim(p, "\x00")) != 0
 }
 
 func fill(b []byte) {

@@ -24,9 +24,14 @@ type Summary struct {
 	DirtyBytes int64 `json:"dirty_bytes"` // payload that may not be on the data disk yet
 	TornTail   bool  `json:"torn_tail"`
 	ReadBytes  int64 `json:"read_bytes"`
+
+	SummaryPages   int   `json:"summary_pages"`
+	Summarized     int   `json:"summarized_segments"` // that pages name, as they are
+	DirtyMapPages  int   `json:"dirty_map_pages"`     // 0: there is no dirty map
+	PeerLacksBytes int64 `json:"peer_lacks_bytes"`    // as the dirty map says
 }
 
-// Check walks a log offline and changes nothing. It reports what it finds as it goes; the error
+// Check walks a log offline, holds the summary pages against it, reads the dirty map, and changes nothing. It reports what it finds as it goes; the error
 // is what would keep the log from being opened.
 func Check(dev blk.Device, drive blk.Drive, report func(Finding)) (Summary, error) {
 	s, damaged, err := probe(dev, drive)
@@ -39,7 +44,9 @@ func Check(dev blk.Device, drive blk.Drive, report func(Finding)) (Summary, erro
 	}
 	w := offline(dev, s, drive)
 	defer w.close()
+	a := aids{l: w.l, drive: drive, report: report, sum: &sum}
 	hole, _ := w.follow(func(g *Segment) error {
+		a.walk(g)
 		sum.Last = g.LSN
 		sum.Segments++
 		sum.Records += g.Records
@@ -57,6 +64,9 @@ func Check(dev blk.Device, drive blk.Drive, report func(Finding)) (Summary, erro
 	}
 	if err := w.judge(hole); err != nil {
 		report(Finding{true, err.Error()})
+		return sum, err
+	}
+	if err := errors.Join(a.summaries(), a.dirty()); err != nil {
 		return sum, err
 	}
 	if !errors.Is(hole, ErrOrder) && !isEmpty(w) {

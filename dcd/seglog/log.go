@@ -65,6 +65,7 @@ type segInfo struct {
 	durable LSN // what its header declares
 	bytes   uint32
 	records uint32
+	wall    int64 // when it was sealed; 0: not known
 }
 
 func (l *Log) info(lsn LSN) *segInfo { return &l.segs[lsn%LSN(len(l.segs))] }
@@ -134,16 +135,14 @@ func (l *Log) Free() Pos { return l.rec.free }
 // AppendNanos is how long an append takes, a moving average; 0 when not known yet.
 func (l *Log) AppendNanos() int64 { return l.appNanos }
 
-// Wall is the wall-clock time at which a retained segment was sealed, while RAM has it.
+// Wall is the wall-clock time at which a retained segment was sealed; of one that recovery knows by a
+// summary, that of the nearest before it that is known.
 func (l *Log) Wall(lsn LSN) (int64, bool) {
 	if lsn < l.first || lsn > l.sealed {
 		return 0, false
 	}
-	raw := l.RAM(l.info(lsn).pos, fixedBytes)
-	if raw == nil {
-		return 0, false
-	}
-	return int64(le.Uint64(raw[32:])), true
+	wall := l.info(lsn).wall
+	return wall, wall != 0
 }
 
 // ringBytes is the space for segments: without a device only what RAM holds.
@@ -280,7 +279,11 @@ func (l *Log) Seal(now blk.Instant) LSN {
 
 // note makes s the newest segment that is known.
 func (l *Log) note(s *Segment) {
-	*l.info(s.LSN) = segInfo{pos: s.Pos, hash: s.Hash, durable: s.Durable, bytes: uint32(s.Bytes), records: uint32(s.Records)}
+	wall := s.Wall
+	if wall == 0 && s.LSN > l.first {
+		wall = l.info(s.LSN - 1).wall
+	}
+	*l.info(s.LSN) = segInfo{pos: s.Pos, hash: s.Hash, durable: s.Durable, bytes: uint32(s.Bytes), records: uint32(s.Records), wall: wall}
 	l.pass(s)
 	l.declared = s.Durable
 	if s.Records > 0 {

@@ -126,6 +126,11 @@ func (l *Log) recover(o *Options, drive blk.Drive) error {
 		if l.sealed+1-l.first >= LSN(len(l.segs)) {
 			return errTooMany
 		}
+		if s.Wall == 0 && s.LSN == l.first { // a summary does not say
+			if h, err := w.header(s.Pos, int64(s.Bytes)); err == nil && h.LSN == s.LSN {
+				s.Wall = h.Wall
+			}
+		}
 		if o.Visit != nil {
 			o.Visit(s)
 		}

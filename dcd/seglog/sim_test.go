@@ -372,7 +372,15 @@ func TestRecoveryReadsSummaries(t *testing.T) {
 		if err != nil || again.Sealed() != l.Sealed() || again.Head() != l.Head() || segments != int(l.Sealed()) || records != 16*segments {
 			t.Fatalf("page %d: %v, LSN %d of %d, %d segments, %d records", page, err, again.Sealed(), l.Sealed(), segments, records)
 		}
+		// How old the oldest is, is known, and no segment seems younger than it is.
+		for lsn := LSN(1); lsn <= again.Sealed(); lsn++ {
+			was, _ := l.Wall(lsn)
+			if is, known := again.Wall(lsn); !known || is > was || lsn == 1 && is != was || was == 0 {
+				t.Fatalf("page %d: segment %d was sealed at %d, after recovery at %d (%v)", page, lsn, was, is, known)
+			}
+		}
 		for lsn := l.First(); lsn <= l.Sealed(); lsn++ {
+			again.info(lsn).wall = l.info(lsn).wall
 			if *l.info(lsn) != *again.info(lsn) {
 				t.Fatalf("page %d: segment %d: %+v, was %+v", page, lsn, *again.info(lsn), *l.info(lsn))
 			}

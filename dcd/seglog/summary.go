@@ -266,25 +266,38 @@ func (p *pageReader) load() error {
 
 // find makes the page that holds lsn, or the first one behind it, the current one.
 func (p *pageReader) find(lsn LSN) {
+	for !p.ended && (p.b == nil || p.last < lsn) {
+		p.step()
+	}
+}
+
+// step makes the next page the current one; skipped is how many bytes before it are no page, torn that
+// one was begun there.
+func (p *pageReader) step() (skipped Pos, torn bool) {
 	l := p.l
 	area := Pos(l.super.CheckpointBytes / l.sums.unit * l.sums.unit)
-	for !p.ended && (p.b == nil || p.last < lsn) {
-		at := p.at
-		err := p.load()
-		if err != nil && at%area != 0 {
-			// The page may not have fitted before the end of the area.
-			p.at = (at/area + 1) * area
-			err = p.load()
-		}
-		// A damaged page does not say where the next one is.
-		for skip := Pos(l.sums.unit); err != nil && skip <= min(maxSummary, area/2); skip += Pos(l.sums.unit) {
-			p.at = at + skip
-			err = p.load()
-		}
-		if p.ended = err != nil; p.ended {
-			p.at = at
-		}
+	at := p.at
+	err := p.load()
+	if torn = err != nil && p.begun(); err != nil && at%area != 0 {
+		// The page may not have fitted before the end of the area.
+		p.at = (at/area + 1) * area
+		err = p.load()
 	}
+	// A damaged page does not say where the next one is.
+	for skip := Pos(l.sums.unit); err != nil && skip <= min(maxSummary, area/2); skip += Pos(l.sums.unit) {
+		p.at, skipped = at+skip, skip
+		err = p.load()
+	}
+	if p.ended = err != nil; p.ended {
+		p.at, skipped = at, 0
+	}
+	return skipped, torn
+}
+
+// begun reports whether what was read last is the head of the page that is due there.
+func (p *pageReader) begun() bool {
+	b := p.buf
+	return len(b) >= sumHeader && le.Uint32(b) == sumMagic && le.Uint64(b[32:]) == p.at && UUID(b[16:32]) == p.l.super.Log && le.Uint64(b[64:]) == p.l.super.SumEpoch
 }
 
 // each gives the segments of the current page from lsn on, whose place and hash are known from

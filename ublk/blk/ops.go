@@ -42,6 +42,7 @@ type Stage uint8
 
 const (
 	Pickup Stage = iota
+	Begun        // no queue of the server's holds it any more
 	LogDone
 	DataDone
 	PeerSent

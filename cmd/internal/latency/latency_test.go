@@ -27,7 +27,7 @@ func sample() *Snapshot {
 		for _, x := range []struct {
 			st   bpf.Stage
 			mean uint64
-		}{{bpf.StageQueue, 2e3}, {bpf.StageDispatch, 9e3}, {bpf.StageLog, 2e6}, {bpf.StageSent, 5e3}, {bpf.StageAcked, 4e5}, {bpf.StageCommit, 1e3}, {bpf.StageComplete, 2e4}} {
+		}{{bpf.StageQueue, 2e3}, {bpf.StageDispatch, 9e3}, {bpf.StageServer, 3e5}, {bpf.StageLog, 2e6}, {bpf.StageSent, 5e3}, {bpf.StageAcked, 4e5}, {bpf.StageCommit, 1e3}, {bpf.StageComplete, 2e4}} {
 			ns := x.mean/2 + r.Uint64N(x.mean)
 			c.Hists[bpf.Write][x.st].Record(ns)
 			total += ns
@@ -39,9 +39,10 @@ func sample() *Snapshot {
 		c.Hists[bpf.Read][bpf.StageQueue].Record(q)
 		c.Hists[bpf.Read][bpf.StageDevice].Record(d)
 		c.Hists[bpf.Read][bpf.StageTotal].Record(q + d)
+		c.Hists[bpf.Read][bpf.StageFromRAM+bpf.Stage(q%4)].Record(q + d)
 	}
 	slow := tell(&bpf.Request{Op: bpf.Write, Sector: 1 << 33, Bytes: 1 << 19, Start: 1e9, Insert: 1e9 + 10, Issue: 1e9 + 1e7, Posted: 1e9 + 2e7,
-		Stamps: [bpf.Stamps]int64{1e9 + 3e7, 1e9 + 5e8, 0, 1e9 + 6e8, 1e9 + 9e8, 1e9 + 91e7}, Complete: 2e9, Queue: 1, Tag: 17}, 3e9)
+		Stamps: [bpf.Stamps]int64{1e9 + 3e7, 1e9 + 4e7, 1e9 + 5e8, 0, 1e9 + 6e8, 1e9 + 9e8, 1e9 + 91e7}, Complete: 2e9, Queue: 1, Tag: 17}, 3e9)
 	slow.Seq = 1
 	stuck := tell(&bpf.Request{Op: bpf.Discard, Sector: 8, Bytes: 4608, Start: 1e9, Issue: 1e9 + 5, Stamps: [bpf.Stamps]int64{1e9 + 90}, Queue: 0, Tag: 3}, 3e9)
 	waits := tell(&bpf.Request{Op: bpf.WriteZeroes, Sector: 8, Bytes: 4 << 20, Start: 1e9, Insert: 2e9, Queue: -1, Tag: -1}, 3e9)
@@ -88,7 +89,7 @@ func TestTextAndJSON(t *testing.T) {
 	s.Outliers[0].Slow(&b, 1.5)
 	Waiting(&b, s.Inflight)
 	Waiting(&b, nil)
-	ShowProbes(&b, s.Probes)
+	ShowProbes(&b, s.Probes, "")
 	golden(t, "text.txt", b.Bytes())
 	for _, line := range strings.Split(b.String(), "\n") {
 		if n := utf8.RuneCountInString(strings.ReplaceAll(line, "\t", "        ")); n > 100 {
@@ -98,12 +99,21 @@ func TestTextAndJSON(t *testing.T) {
 	key := regexp.MustCompile(`"([A-Za-z0-9_]*[A-Z][A-Za-z0-9_]*)":`)
 	s.Hists = s.Hists[:1]
 	s.Hists[0].Buckets = s.Hists[0].Buckets[:2]
-	for name, v := range map[string]any{"show.json": r, "hist.json": rows, "snapshot.json": s} {
+	profile := &Profile{Intervals: []*Report{rows, rows}}
+	outliers := &Outliers{Device: s.Device, Volume: "v", Seconds: 2, Threshold: s.Limit, Rate: s.Rate, Outliers: s.Outliers, Slow: s.Counts.Slow, Shed: s.Counts.Shed}
+	inflight := &Inflight{Device: s.Device, Inflight: s.Inflight, Note: OwnNote}
+	attached := &Attached{Probes: s.Probes}
+	schema := makeSchema(t)
+	golden(t, "schema.json", schema.text)
+	for name, v := range map[string]any{"show.json": r, "hist.json": rows, "snapshot.json": s, "profile.json": profile, "outliers.json": outliers, "inflight.json": inflight, "probes.json": attached} {
 		raw, err := json.MarshalIndent(v, "", "  ")
 		if err != nil {
 			t.Fatal(err)
 		}
 		golden(t, name, append(raw, '\n'))
+		if name != "snapshot.json" { // nobody sees it but the programs at both ends
+			schema.check(t, name, raw)
+		}
 		if m := key.FindStringSubmatch(string(raw)); m != nil {
 			t.Errorf("%s: key %s", name, m[1])
 		}
@@ -158,8 +168,8 @@ func TestSpan(t *testing.T) {
 func TestStagesAddUp(t *testing.T) {
 	for _, r := range []bpf.Request{
 		{Start: 100, Issue: 110, Complete: 200},
-		{Start: 100, Issue: 110, Stamps: [bpf.Stamps]int64{120, 150, 0, 130, 125, 160}, Complete: 200},
-		{Start: 100, Issue: 110, Stamps: [bpf.Stamps]int64{105, 0, 900, 0, 0, 1000}, Complete: 200},
+		{Start: 100, Issue: 110, Stamps: [bpf.Stamps]int64{120, 122, 150, 0, 130, 125, 160}, Complete: 200},
+		{Start: 100, Issue: 110, Stamps: [bpf.Stamps]int64{105, 0, 0, 900, 0, 0, 1000}, Complete: 200},
 	} {
 		q := tell(&r, 300)
 		var sum int64

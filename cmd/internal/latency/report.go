@@ -21,7 +21,8 @@ type Operation struct {
 	Op        string   `json:"op"`
 	Count     uint64   `json:"count"`
 	PerSecond float64  `json:"per_s"`
-	Stages    []Figure `json:"stages"` // in their order; the last is the total
+	Stages    []Figure `json:"stages"`                // in their order; the last is the total
+	Served    []Figure `json:"served_from,omitempty"` // totals of a volume's reads, by the farthest place that a part of each came from
 }
 
 // Figure is the distribution of one stage. Percentiles are within 6.25 %; all else is exact (but
@@ -87,7 +88,7 @@ func NewReport(before, now *Snapshot, c Choice) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Device: now.Device, Seconds: float64(now.AtNanos-began) / 1e9, Operations: []Operation{}, Network: now.Network}
+	r := &Report{Device: now.Device, Seconds: float64(now.AtNanos-began) / 1e9, Operations: []Operation{}, Network: now.Network, Note: now.Note}
 	n := &s.Stats
 	r.Counts = Counts{n.Completed, n.Matched, n.Failed, n.Unseen, n.Merged, n.Partial, n.Full, n.Slow, n.Shed}
 	for op := range bpf.Ops {
@@ -107,13 +108,23 @@ func NewReport(before, now *Snapshot, c Choice) (*Report, error) {
 			}
 			o.Stages = append(o.Stages, figure(st, h, total.Sum, c.Rows))
 		}
+		for st := bpf.StageFromRAM; st <= bpf.StageFromPeer; st++ {
+			h, asked := &s.Hists[op][st], c.Stage == st.String()
+			switch {
+			case h.Count == 0 || c.Stage != "" && !asked:
+			case asked:
+				o.Stages = append(o.Stages, figure(st, h, total.Sum, c.Rows))
+			default:
+				o.Served = append(o.Served, figure(st, h, total.Sum, c.Rows))
+			}
+		}
 		r.Operations = append(r.Operations, o)
 	}
 	return r, nil
 }
 
 // order is that of a report's rows.
-var order = []bpf.Stage{bpf.StageQueue, bpf.StageDevice, bpf.StageDispatch, bpf.StageRing, bpf.StageWake, bpf.StageLog, bpf.StageData,
+var order = []bpf.Stage{bpf.StageQueue, bpf.StageDevice, bpf.StageDispatch, bpf.StageRing, bpf.StageWake, bpf.StageServer, bpf.StageLog, bpf.StageData,
 	bpf.StageSent, bpf.StageAcked, bpf.StageCommit, bpf.StageComplete, bpf.StageTotal}
 
 func figure(st bpf.Stage, h *bpf.Histogram, total uint64, rows bool) Figure {

@@ -1,7 +1,9 @@
 package latency
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/robib-ublk/robib/bpf"
 	"github.com/robib-ublk/robib/mirror/wire"
@@ -20,6 +22,7 @@ type Snapshot struct {
 	Limit    int64         `json:"threshold_ns"`
 	Rate     int           `json:"outliers_per_s"`
 	Network  *wire.Sockets `json:"network,omitempty"` // to the peer
+	Note     string        `json:"note,omitempty"`    // what is not seen
 	counted  *bpf.Snapshot // of Hists and Counts
 }
 
@@ -132,7 +135,17 @@ type Time struct {
 	Nanos int64  `json:"ns"`
 }
 
-// tell makes a Request of r as of now.
+// oldestFirst tells of requests that are not complete.
+func oldestFirst(requests []bpf.Request, now int64) []Request {
+	slices.SortFunc(requests, func(a, b bpf.Request) int { return cmp.Compare(a.Start, b.Start) })
+	list := []Request{}
+	for i := range requests {
+		list = append(list, tell(&requests[i], now))
+	}
+	return list
+}
+
+// tell makes a Request of r as of now. Without Issue it is the server's own account, which begins and ends with it.
 func tell(r *bpf.Request, now int64) Request {
 	end := r.Complete
 	if end == 0 {
@@ -154,15 +167,17 @@ func tell(r *bpf.Request, now int64) Request {
 	}
 	add(bpf.StageQueue, r.Issue)
 	stamped := r.Complete == 0 || r.Stamps[bpf.Committed] != 0
-	if r.Issue != 0 {
+	if r.Issue != 0 || r.Stamps[bpf.Pickup] != 0 {
 		q.Where = "driver"
-		if r.Posted >= r.Issue {
+		if r.Posted != 0 && r.Posted >= r.Issue {
 			q.Where = "ring"
 		}
 		for i, t := range r.Stamps {
 			if stamped && t != 0 {
-				add(bpf.StageDispatch+bpf.Stage(i), t)
-				q.Where = [...]string{"server", "after_log", "after_data", "after_peer_sent", "after_peer_acked", "committed"}[i]
+				if st := bpf.StageDispatch + bpf.Stage(i); st != bpf.StageDispatch || r.Issue != 0 {
+					add(st, t)
+				}
+				q.Where = [...]string{"server", "after_server_queue", "after_log", "after_data", "after_peer_sent", "after_peer_acked", "committed"}[i]
 			}
 		}
 	}
@@ -171,10 +186,11 @@ func tell(r *bpf.Request, now int64) Request {
 		return q
 	}
 	q.Where = "complete"
-	if r.Stamps[bpf.Committed] != 0 {
-		add(bpf.StageComplete, end)
-	} else {
+	switch {
+	case r.Stamps[bpf.Committed] == 0:
 		add(bpf.StageDevice, end)
+	case r.Issue != 0:
+		add(bpf.StageComplete, end)
 	}
 	return q
 }

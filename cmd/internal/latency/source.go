@@ -36,8 +36,27 @@ type Tracer struct {
 	since  int64
 
 	mu   sync.Mutex
-	slow []Request // the newest
+	slow told
+}
+
+// told remembers the newest outliers.
+type told struct {
+	list []Request
 	seq  uint64
+}
+
+// add takes new ones, complete at now, and gives all that are remembered.
+func (t *told) add(list []bpf.Request, now int64) []Request {
+	for i := range list {
+		q := tell(&list[i], now)
+		t.seq++
+		q.Seq = t.seq
+		t.list = append(t.list, q)
+	}
+	if n := len(t.list) - keep; n > 0 {
+		t.list = append([]Request(nil), t.list[n:]...)
+	}
+	return append([]Request{}, t.list...)
 }
 
 // ErrNoDevice says that a path is nothing that can be traced.
@@ -53,7 +72,7 @@ func Open(path string, queues, depth int, o bpf.Options) (*Tracer, error) {
 	o.Devices, o.Slots = 1, queues*depth
 	p, err := bpf.Open(o)
 	if err != nil {
-		return nil, err
+		return nil, &NotAttachedError{err}
 	}
 	d, err := p.AddDevice(rdev, queues, depth)
 	if err != nil {
@@ -92,9 +111,11 @@ func mono() int64 {
 func (t *Tracer) Device() *bpf.Device { return t.dev }
 
 // Probes tells which of p are attached, and what they cost.
-func Probes(p *bpf.Probes) []Probe {
+func Probes(p *bpf.Probes) []Probe { return list(p.Programs()) }
+
+func list(programs []bpf.Program) []Probe {
 	var list []Probe
-	for _, r := range p.Programs() {
+	for _, r := range programs {
 		q := Probe{Tracepoint: r.Tracepoint, Gives: r.Gives, Attached: r.Attached, Why: r.Why, Runs: r.Runs, Nanos: r.Nanos, Missed: r.Missed}
 		if r.Runs > 0 {
 			q.PerRun = float64(r.Nanos) / float64(r.Runs)
@@ -118,16 +139,7 @@ func (t *Tracer) Take() (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range slow {
-		q := tell(&slow[i], now)
-		t.seq++
-		q.Seq = t.seq
-		t.slow = append(t.slow, q)
-	}
-	if n := len(t.slow) - keep; n > 0 {
-		t.slow = append([]Request(nil), t.slow[n:]...)
-	}
-	s.Outliers = append([]Request{}, t.slow...)
+	s.Outliers = t.slow.add(slow, now)
 	list, err := t.probes.Inflight()
 	if err != nil {
 		return nil, err
@@ -155,11 +167,16 @@ func (t *Tracer) Stop() error { return t.dev.Stop() }
 // Close detaches; the server must not use its slots any more.
 func (t *Tracer) Close() error { return t.probes.Close() }
 
+// Without says that there are probes.
+func (t *Tracer) Without() error { return nil }
+
 // Command is the control command that a server answers by Answer.
 const Command = "latency"
 
 // Answer carries out Command with its settings: threshold_ns and outliers_per_s, where given.
-func (t *Tracer) Answer(set map[string]string) (*Snapshot, error) {
+func (t *Tracer) Answer(set map[string]string) (*Snapshot, error) { return answer(t, set) }
+
+func answer(src Source, set map[string]string) (*Snapshot, error) {
 	if v, ok := set["threshold_ns"]; ok {
 		ns, err := strconv.ParseInt(v, 10, 64)
 		if err != nil {
@@ -171,11 +188,11 @@ func (t *Tracer) Answer(set map[string]string) (*Snapshot, error) {
 				return nil, fmt.Errorf("latency: outliers_per_s: %w", err)
 			}
 		}
-		if err := t.SetThreshold(time.Duration(ns), rate); err != nil {
+		if err := src.SetThreshold(time.Duration(ns), rate); err != nil {
 			return nil, err
 		}
 	}
-	return t.Take()
+	return src.Take()
 }
 
 // remote is a volume's server.

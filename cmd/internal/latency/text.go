@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -38,9 +39,9 @@ func Nanos(ns float64) string {
 	return "?"
 }
 
-// stageName is a stage as tables show it: parts of another one are set in.
+// stageName is a stage as tables show it: what is counted in another row already is set in.
 func stageName(s string) string {
-	if s == "ring" || s == "wake" {
+	if s == "ring" || s == "wake" || strings.HasPrefix(s, "from_") {
 		return " " + s
 	}
 	return s
@@ -52,9 +53,9 @@ func (r *Report) Show(w io.Writer) {
 	for _, o := range r.Operations {
 		c := o.Culprit()
 		fmt.Fprintf(w, "%s: %d requests, %.0f/s, most of it in %s (%.0f %%)\n", o.Op, o.Count, o.PerSecond, c.Stage, c.Share)
-		fmt.Fprintf(w, "\t%-11s%9s%7s%9s%9s%9s%9s%9s%9s%9s\n", "stage", "count", "share", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max")
-		for _, f := range o.Stages {
-			fmt.Fprintf(w, "\t%-11s%9d%6.1f%%", stageName(f.Stage), f.Count, f.Share)
+		fmt.Fprintf(w, "\t%-13s%9s%7s%9s%9s%9s%9s%9s%9s%9s\n", "stage", "count", "share", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max")
+		for _, f := range slices.Concat(o.Stages, o.Served) {
+			fmt.Fprintf(w, "\t%-13s%9d%6.1f%%", stageName(f.Stage), f.Count, f.Share)
 			for _, ns := range []float64{f.Mean, float64(f.P50), float64(f.P90), float64(f.P99), float64(f.P999), float64(f.P9999), float64(f.Max)} {
 				fmt.Fprint(w, right(Nanos(ns), 9))
 			}
@@ -94,9 +95,7 @@ func (r *Report) foot(w io.Writer) {
 	if c.Completed == 0 {
 		fmt.Fprintln(w, "note: nothing came while this looked")
 	}
-	if r.Note != "" {
-		fmt.Fprintf(w, "note: %s\n", clip(r.Note, 94))
-	}
+	Note(w, r.Note)
 }
 
 // clip shortens s to n columns.
@@ -215,8 +214,9 @@ func Waiting(w io.Writer, list []Request) {
 	}
 }
 
-// ShowProbes prints what is attached, what it costs, and what is not and why.
-func ShowProbes(w io.Writer, list []Probe) {
+// ShowProbes prints what is attached, what it costs, and what is not and why; note, if there is one,
+// is what counts instead.
+func ShowProbes(w io.Writer, list []Probe, note string) {
 	for i, p := range list {
 		state := "attached"
 		if !p.Attached {
@@ -232,6 +232,16 @@ func ShowProbes(w io.Writer, list []Probe) {
 			cost = fmt.Sprintf("%.0f ns each", p.PerRun)
 		}
 		fmt.Fprintf(w, "\truns  %d, %s, %d missed\n", p.Runs, cost, p.Missed)
+	}
+	if note != "" {
+		fmt.Fprintf(w, "counted by %s\n", clip(note, 89))
+	}
+}
+
+// Note prints what is not seen, if anything.
+func Note(w io.Writer, note string) {
+	if note != "" {
+		fmt.Fprintf(w, "note: %s\n", clip(note, 94))
 	}
 }
 

@@ -52,10 +52,13 @@ var plain = []struct {
 	{"log_bytes", "Space for segments on the log device.", gauge, func(s *Sample) float64 { return float64(s.Node.Cache.LogBytes) }, nil},
 	{"log_used_bytes", "What is occupied of it.", gauge, func(s *Sample) float64 { return float64(s.Node.Cache.LogUsed) }, nil},
 	{"log_append_seconds", "What a durable append takes, a moving average.", gauge, func(s *Sample) float64 { return seconds(s.Node.Cache.CommitNanos) }, nil},
+	{"commits_total", "Group commits: segments that took writes, discards or zeros of the volume's users.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.Commits) }, nil},
 	{"log_appends_total", "Appends to the log device.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.Appends) }, nil},
 	{"log_appended_bytes_total", "Bytes appended to the log device.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.AppendedBytes) }, nil},
 	{"log_read_bytes_total", "Bytes read back from the log device because RAM had them no more.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.LogReadBytes) }, nil},
 	{"dirty_bytes", "What the data disk lacks, at most.", gauge, func(s *Sample) float64 { return float64(s.DirtyBytes) }, nil},
+	{"oldest_dirty_age_seconds", "Age of the oldest write that the data disk lacks, at most; 0 when there is none.", gauge, func(s *Sample) float64 { return s.OldestSeconds }, nil},
+	{"zero_extents", "Ranges that were discarded or zeroed and are not destaged yet.", gauge, func(s *Sample) float64 { return float64(s.Node.Cache.ZeroExtents) }, nil},
 	{"map_entries", "Entries of the cache's map.", gauge, func(s *Sample) float64 { return float64(s.Node.Cache.DirtyBlocks) }, nil},
 	{"destaged_bytes_total", "Bytes written to the data disk.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.DestagedBytes) }, nil},
 	{"destage_batches_total", "Batches in which they were written.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.DestageBatches) }, nil},
@@ -63,7 +66,8 @@ var plain = []struct {
 	{"bypassed_bytes_total", "Bytes of long sequential writes that went past the log.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.BypassedBytes) }, nil},
 	{"log_damaged_reads_total", "Reads that found the log device's contents damaged; the peer served them, or they failed.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.Rotten) }, nil},
 	{"throttled_total", "Times that a write found the log full.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.Throttled) }, nil},
-	{"traced", "1 while latency probes count requests: only then there are histograms.", gauge, func(s *Sample) float64 { return one(s.Latency != nil) }, nil},
+	{"traced", "1 while the time of requests is counted: only then there are histograms.", gauge, func(s *Sample) float64 { return one(s.Latency != nil) }, nil},
+	{"own_stamps", "1 while that is done by the server's own stamps, without the kernel's part, because no probes can be attached.", gauge, func(s *Sample) float64 { return one(s.OwnStamps) }, nil},
 }
 
 // sockets are the metrics of each connection to the peer.
@@ -132,7 +136,7 @@ func NewCollector(volume string, src Source) prometheus.Collector {
 		requestBytes: desc("request_bytes_total", "Bytes asked for by requests that did not fail.", "op"),
 		failed:       desc("request_errors_total", "Requests that were answered with an error.", "op"),
 		timing: desc("request_duration_seconds", "Time that requests took, by stage. The stages from queue to complete add up to total; "+
-			"device is what the kernel waited for the volume, ring and wake are parts of dispatch.", "op", "stage"),
+			"device is what the kernel waited for the volume, ring and wake are parts of dispatch, from_* are totals of reads by where they were served.", "op", "stage"),
 	}
 	for _, p := range plain {
 		c.plain = append(c.plain, desc(p.name, p.help))

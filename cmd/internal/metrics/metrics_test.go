@@ -52,7 +52,7 @@ func sample() *Sample {
 	s.Node = mirror.Status{Primary: true, State: mirror.StateCatchingUp, Connected: true, Sealed: 100, Durable: 99, Destaged: 50, Shipped: 90, Received: 80, RemoteDurable: 70,
 		LagSegments: 30, CatchUp: mirror.CatchUp{BacklogBytes: 123456, BacklogNanos: 2.5e9}, RoundTripNanos: 4e5, SyncDone: 1 << 20, SyncTotal: 1 << 30, Resync: mirror.ResyncStats{Sent: 4096, Compared: 65536, Skipped: 61440}, SentBytes: 1000, RawBytes: 3000, Sessions: 2,
 		Cache: dcd.Status{LogUsed: 1 << 28, LogBytes: 1 << 30, LowWater: 50, HighWater: 80, CommitNanos: 2e5}}
-	s.Node.Cache.DestagedBytes, s.Node.Cache.ReadRAM = 12345, 6
+	s.Node.Cache.DestagedBytes, s.Node.Cache.ReadRAM, s.Node.Cache.Commits, s.Node.Cache.ZeroExtents, s.OldestSeconds = 12345, 6, 77, 2, 1.5
 	s.Sockets = &wire.Sockets{Control: &wire.TCP{RTTNanos: 2e5, Window: 10},
 		Data: &wire.TCP{RTTNanos: 212e3, RTTVarNanos: 30e3, MinRTTNanos: 18e4, Retransmits: 3, Lost: 1, Unacked: 12, Window: 20, SendQueueBytes: 65536, NotSentBytes: 4096, ReceiveQueueBytes: 7, DeliveryRate: 1 << 30}}
 	s.Requests.Requests[blk.WriteZeroes], s.Requests.Failed[blk.Write], s.Requests.Bytes[blk.Read] = 5, 3, 4096

@@ -11,15 +11,17 @@ import (
 
 // Sample is the state of one volume at a moment. Whoever takes it gives it away.
 type Sample struct {
-	Node       mirror.Status
-	HasPeer    bool
-	Sockets    *wire.Sockets // to the peer
-	DirtyBytes int64
-	DataLost   bool
-	LogLost    bool
-	Requests   *ublk.Counts  // nil: there is no block device here
-	Latency    *bpf.Snapshot // nil: requests are not traced
-	Traced     time.Time     // since when
+	Node          mirror.Status
+	HasPeer       bool
+	Sockets       *wire.Sockets // to the peer
+	DirtyBytes    int64
+	OldestSeconds float64 // age of the oldest write that is not destaged
+	DataLost      bool
+	LogLost       bool
+	Requests      *ublk.Counts  // nil: there is no block device here
+	Latency       *bpf.Snapshot // nil: requests are not traced
+	OwnStamps     bool          // it is the server's own account, without the kernel's part
+	Traced        time.Time     // since when
 }
 
 // Source gives samples. Any goroutine may ask; an answer may take as long as the volume's loop is busy.

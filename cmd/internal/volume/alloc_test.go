@@ -155,6 +155,7 @@ func newSynced(t testing.TB, depth int) *synced {
 
 func (v *synced) turn() {
 	v.now.Mono += 10_000
+	v.fake.Now = v.now.Mono
 	v.pri.Kick(v.now)
 	v.fake.Queue.Kick(v.now)
 	v.sec.Kick(v.now)
@@ -196,9 +197,9 @@ func TestSyncWritesAllocateNothing(t *testing.T) {
 		if res, done := v.fake.Result(tag); !done || res != 4096 {
 			t.Fatalf("tag %d: %d %v", tag, res, done)
 		}
-		// A write passes every stage of a mirrored volume but the data disk (pick-up has no time here).
+		// A write passes every stage of a mirrored volume but the data disk.
 		s := v.fake.Stamps(tag)
-		if s[blk.LogDone] == 0 || s[blk.PeerSent] == 0 || s[blk.PeerAcked] <= s[blk.PeerSent] || s[blk.Committed] < s[blk.PeerAcked] || s[blk.DataDone] != 0 {
+		if s[blk.Pickup] == 0 || s[blk.Begun] < s[blk.Pickup] || s[blk.LogDone] < s[blk.Begun] || s[blk.PeerSent] == 0 || s[blk.PeerAcked] <= s[blk.PeerSent] || s[blk.Committed] < s[blk.PeerAcked] || s[blk.DataDone] != 0 {
 			t.Fatalf("tag %d: stamps %v", tag, s)
 		}
 	}

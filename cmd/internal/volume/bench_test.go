@@ -3,6 +3,7 @@ package volume
 import (
 	"testing"
 
+	"github.com/robib-ublk/robib/cmd/internal/latency"
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
@@ -28,11 +29,26 @@ func (d *later) reap() {
 // swapped is a device that gives way to another one once the log is made and opened.
 type swapped struct{ blk.Device }
 
+func untraced(f *ublk.Fake) { f.Queues().Trace(nil, nil) }
+
+// ownStamps has f counted by an own account.
+func ownStamps(f *ublk.Fake) {
+	if _, err := latency.FollowOwn("", 1, 32, func(do func(*ublk.Queues)) error { do(f.Queues()); return nil }, nil); err != nil {
+		panic(err)
+	}
+}
+
 // BenchmarkWrite is one 4-KiB write through the faked queue, a node without peer, and the cache:
 // all the server's own work but that of the ring.
 func BenchmarkWrite(b *testing.B) {
-	for _, depth := range []int{1, 32} {
-		b.Run(map[int]string{1: "depth 1", 32: "depth 32"}[depth], func(b *testing.B) {
+	for _, x := range []struct {
+		name  string
+		depth int
+		count func(f *ublk.Fake)
+	}{{"depth 1", 1, nil}, {"depth 32", 32, nil}, {"depth 1 untraced", 1, untraced}, {"depth 32 untraced", 32, untraced},
+		{"depth 1 own stamps", 1, ownStamps}, {"depth 32 own stamps", 32, ownStamps}} {
+		b.Run(x.name, func(b *testing.B) {
+			depth := x.depth
 			const size = 256 << 20
 			w := blktest.NewWorld(1)
 			made := blktest.NewDisk(w, "log", 256<<20, 1000)
@@ -57,6 +73,9 @@ func BenchmarkWrite(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
+			if x.count != nil {
+				x.count(f)
+			}
 			now := blk.Instant{Mono: 1e9, Wall: 1e18}
 			issued := 0
 			b.ResetTimer()
@@ -66,6 +85,7 @@ func BenchmarkWrite(b *testing.B) {
 					f.Issue(blk.Write, 0, int64(issued*7919%16384)*4096, 4096, nil)
 				}
 				now.Mono += 10_000
+				f.Now = now.Mono
 				n.Kick(now)
 				f.Queue.Kick(now)
 				fast.reap()

@@ -93,6 +93,9 @@ func adopt(q Request, disk *os.File, info blk.Info) (*Prepared, error) {
 		return nil, err
 	}
 	c.Volume, c.LogID, c.Log, c.LogBytes = s.Volume.String(), s.Log.String(), q.Log, s.RingOffset+s.RingBytes
+	if err := q.onlyNew(c); err != nil {
+		return nil, err
+	}
 	p := &Prepared{Config: c, Disk: disk}
 	if p.Log, err = filedev.OpenExclusive(c.Log); err != nil {
 		return nil, fmt.Errorf("log: %w", err)

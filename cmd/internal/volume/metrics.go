@@ -103,6 +103,7 @@ func (s *Server) Sample() (*metrics.Sample, error) {
 	}); err != nil {
 		return nil, err
 	}
+	m.OldestSeconds = oldest(&m.Node.Cache, m.DirtyBytes)
 	t := &s.tracing
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -110,6 +111,7 @@ func (s *Server) Sample() (*metrics.Sample, error) {
 		return m, nil
 	}
 	var err error
+	m.OwnStamps = t.tracer.Without() != nil
 	m.Latency, m.Traced, err = t.tracer.Count()
 	return m, err
 }

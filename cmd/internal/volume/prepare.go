@@ -201,6 +201,9 @@ func prepareKnown(c *Config, q Request) (*Prepared, error) {
 	if q.AssumeClean {
 		return nil, q.knownClean(c.Name)
 	}
+	if err := q.onlyNew(c); err != nil {
+		return nil, err
+	}
 	p := &Prepared{Config: c, AcceptLog: q.AcceptLog}
 	changed, err := q.apply(c)
 	if err != nil {
@@ -346,6 +349,24 @@ func prepareNew(q Request) (_ *Prepared, err error) {
 // knownClean refuses to take disks for equal of which a log knows what one of them lacks.
 func (q *Request) knownClean(volume string) error {
 	return fmt.Errorf("volume %s is known, and what its copy lacks is known, too: leave --assume-clean out (it is for a new volume only)", volume)
+}
+
+// onlyNew refuses what can be chosen only when a volume is made, and would be ignored: what c has already may be said again.
+func (q *Request) onlyNew(c *Config) error {
+	for _, f := range []struct {
+		given    bool
+		flag, is string
+	}{
+		{q.CreateLog, "--create-log", "it has log " + c.Log},
+		{q.LogBytes > 0 && q.LogBytes != c.LogBytes, "--log-size", fmt.Sprintf("its log has %s; `robib-ublk replace-log` or a new volume gives another", Bytes(c.LogBytes))},
+		{q.RAMBytes > 0 && q.RAMBytes != c.RAMBytes, "--ram", "it was chosen when the log was made"},
+		{q.DegradedOK, "--degraded-ok", "--start-alone serves without asking the peer"},
+	} {
+		if f.given {
+			return Usagef("volume %s is known, and %s is for a new one: leave it out (%s)", c.Name, f.flag, f.is)
+		}
+	}
+	return nil
 }
 
 // config is that of a volume on a disk that no configuration names yet.

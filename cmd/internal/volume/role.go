@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/cmd/internal/supervise"
 	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/ublk"
 )
 
 // Waits of a planned swap of roles.
@@ -34,6 +36,13 @@ type Promoted struct {
 // promote makes this secondary the primary, with the consent of one that is connected unless forced, and
 // its block device appear.
 func (s *Server) promote(ctx context.Context, a control.Args, progress func(string)) (any, error) {
+	if s.ctl == nil { // before the role is taken: a secondary may serve where there can be no block device
+		ctl, err := ublk.Open()
+		if err != nil {
+			return nil, s.noDevice(err)
+		}
+		s.ctl = ctl
+	}
 	r, err := s.takeRole(ctx, a, progress)
 	if err != nil {
 		return nil, err
@@ -43,6 +52,14 @@ func (s *Server) promote(ctx context.Context, a control.Args, progress func(stri
 	}
 	r.Device = s.dev.Path()
 	return r, nil
+}
+
+// noDevice says why this server cannot have a block device.
+func (s *Server) noDevice(err error) error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("%s is served without root, which making its block device needs: `robib-ublk stop %s`, then `robib-ublk serve --name %s` as root, then promote it (%w)", s.conf().Name, s.conf().Name, s.conf().Name, err)
+	}
+	return err
 }
 
 // takeRole makes this side the primary, durably: first the new term, then the configuration.

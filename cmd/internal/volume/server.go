@@ -57,13 +57,15 @@ type Server struct {
 	commit  sync.Mutex // one command that changes things at a time
 	socket  *control.Server
 	tracing tracing
+	commits often
+	changes *changes
 	exports exporting
 	marking sync.Mutex
 	marked  *logMark // what is remembered of the log
 }
 
 func newServer(o ServerOptions) *Server {
-	s := &Server{o: o, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
+	s := &Server{o: o, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1), changes: newChanges(o.Logf)}
 	s.config.Store(o.Config)
 	return s
 }
@@ -103,6 +105,7 @@ func (s *Server) forget() error {
 func Run(o ServerOptions) int {
 	s := newServer(o)
 	err := s.start()
+	defer s.changes.flush()
 	if err != nil {
 		o.Logf("%s: %v", s.conf().Name, err)
 		supervise.Report{Error: err.Error(), Exit: 1}.Send(o.In.Ready)

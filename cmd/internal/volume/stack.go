@@ -234,7 +234,7 @@ func (k *stack) event(e mirror.Event) {
 		k.net.expect(key)
 		k.notes.Go(func() { k.pin(key, false) })
 	}
-	k.s.o.Logf("%s: %s %s→%s reason=%q", k.s.conf().Name, e.What, e.Old, e.New, e.Reason)
+	k.s.changes.say("%s: %s %s→%s reason=%q", k.s.conf().Name, e.What, e.Old, e.New, e.Reason)
 }
 
 // paired remembers a machine that has just been given the volume's trust as its peer. Any goroutine.

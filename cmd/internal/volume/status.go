@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/dcd"
+	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/wire"
 )
@@ -65,6 +67,7 @@ type Status struct {
 	DestagedBytes   uint64  `json:"destaged_bytes_total"`
 	SupersededBytes uint64  `json:"superseded_bytes_total"`
 	Commits         uint64  `json:"commits_total"`
+	CommitsPerS     float64 `json:"commits_per_s"` // since the status before, of a second or more ago; at first since the server started
 	Throttled       uint64  `json:"throttled_total"`
 	LogReadBytes    uint64  `json:"log_read_bytes_total"`
 
@@ -100,7 +103,7 @@ type Status struct {
 	ReadZero         uint64   `json:"read_zero_total"`
 	HitPercent       float64  `json:"read_hit_percent"`
 	UptimeSeconds    float64  `json:"uptime_s"`
-	Latency          string   `json:"latency,omitempty"` // "traced", or why requests' stages are not
+	Latency          string   `json:"latency,omitempty"` // "traced", or why there are no probes, only the server's own stamps, or not even they
 	Metrics          string   `json:"metrics,omitempty"` // where they are served, or why they are not
 	HeartbeatSeconds float64  `json:"heartbeat_s"`
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
@@ -164,6 +167,7 @@ func (s *Server) Status() (any, error) {
 		v.Compress = "zstd"
 	}
 	v.cache(&st.Cache)
+	v.CommitsPerS = s.commits.since(time.Now(), st.Cache.Commits, s.begun)
 	v.QueueRequests, v.Network = queues, sockets
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
@@ -189,6 +193,36 @@ func (v *Status) catchUp(c *mirror.CatchUp) {
 	}
 }
 
+// oldest is the age of the oldest write that is not destaged, s; 0: there is none.
+func oldest(s *dcd.Status, dirty int64) float64 {
+	if s.OldestNanos == 0 || dirty == 0 {
+		return 0
+	}
+	return max(float64(time.Now().UnixNano()-s.OldestNanos)/1e9, 0)
+}
+
+// often is how often something happens a second.
+type often struct {
+	mu   sync.Mutex
+	at   time.Time
+	n    uint64
+	rate float64
+}
+
+// since tells it of the time since the call before, one of at least a second ago; n is how often it has
+// happened since begun, all in all.
+func (o *often) since(now time.Time, n uint64, begun time.Time) float64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.at.IsZero() {
+		o.at = begun
+	}
+	if d := now.Sub(o.at).Seconds(); d >= 1 {
+		o.rate, o.at, o.n = float64(n-o.n)/d, now, n
+	}
+	return o.rate
+}
+
 // cache fills in what the cache says of itself.
 func (v *Status) cache(s *dcd.Status) {
 	ratio := func(a, b float64) float64 {
@@ -202,9 +236,7 @@ func (v *Status) cache(s *dcd.Status) {
 	v.WriteCache = s.WriteCache
 	v.BypassBytes, v.Bypassed, v.BypassedBytes = s.Bypass, s.Bypassed, s.BypassedBytes
 	v.FreedPerSecond, v.EmptySeconds = s.FreedBytesPerSecond, ratio(float64(s.LogUsed), s.FreedBytesPerSecond)
-	if s.OldestNanos > 0 && v.DirtyBytes > 0 {
-		v.OldestSeconds = max(float64(time.Now().UnixNano()-s.OldestNanos)/1e9, 0)
-	}
+	v.OldestSeconds = oldest(s, v.DirtyBytes)
 	v.GatherSize, v.CommitMicros = ratio(float64(s.Writes+s.Discards+s.Zeroes), float64(s.Commits)), float64(s.CommitNanos)/1e3
 	v.BatchBlocks, v.DestageBatches = s.BatchBlocks, s.DestageBatches
 	v.WriteReduction = ratio(float64(s.SupersededBytes)*100, float64(s.SupersededBytes+s.DestagedBytes))
@@ -215,11 +247,37 @@ func (v *Status) cache(s *dcd.Status) {
 	v.HitPercent = ratio(hits*100, hits+float64(s.ReadData+s.ReadPeer))
 }
 
-// Stopped is the status of a volume whose server does not run.
+// Stopped is the status of a volume whose server does not run. What its log says of it is told, where
+// the log can be read.
 func Stopped(c *Config) Status {
-	return Status{Name: c.Name, Role: string(c.Role), State: "stopped", Reason: fmt.Sprintf("`robib-ublk %s --name %s` starts it", verb(c.Role), c.Name), DeviceID: -1, Disk: c.Disk, DiskBytes: c.DiskBytes,
+	v := Status{Name: c.Name, Role: string(c.Role), State: "stopped", Reason: fmt.Sprintf("`robib-ublk %s --name %s` starts it", verb(c.Role), c.Name), DeviceID: -1, Disk: c.Disk, DiskBytes: c.DiskBytes,
 		Log: c.Log, LogBytes: c.LogBytes, Volume: c.Volume, Mode: c.Mode, Remote: c.Remote, Listen: c.Listen}
+	found := make(chan *seglog.Super, 1)
+	go func() {
+		s, err := readSuper(c.Log)
+		if err != nil || s.Log.String() != c.LogID {
+			found <- nil
+			return
+		}
+		found <- &s
+	}()
+	select {
+	case s := <-found:
+		if s == nil {
+			break
+		}
+		st := mirror.Status{Primary: c.Role == Primary, Marks: s.Marks}
+		v.Term, v.Marks, v.Inconsistent = s.Term.Number, s.Marks.String(), st.Inconsistent()
+		if v.Inconsistent {
+			v.Reason = "inconsistent: a sync did not finish, and promote refuses; " + v.Reason
+		}
+	case <-time.After(stoppedWait):
+	}
+	return v
 }
+
+// stoppedWait bounds the reading of a stopped volume's log.
+const stoppedWait = 3 * time.Second
 
 // describeLog says what the log is and what its loss would cost.
 func (s *Server) describeLog() []string {

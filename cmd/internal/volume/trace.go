@@ -2,16 +2,18 @@ package volume
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/robib-ublk/robib/cmd/internal/latency"
 	"github.com/robib-ublk/robib/ublk"
 )
 
-// tracing is the volume's latency probes while its device is there, or why there are none.
+// tracing is the volume's latency probes while its device is there, or the server's own stamps where
+// there can be none, or why there is neither.
 type tracing struct {
 	mu     sync.Mutex // held while they are being attached, too
-	tracer *latency.Tracer
+	tracer latency.Followed
 	why    error
 }
 
@@ -21,7 +23,7 @@ var (
 )
 
 // trace attaches latency probes to dev, beside the server's work. Where that fails (no rights,
-// say) the status tells why; it is never a reason not to serve.
+// say) its own stamps are counted and the status tells why; it is never a reason not to serve.
 func (s *Server) trace(dev *ublk.Device) {
 	t := &s.tracing
 	t.mu.Lock()
@@ -32,8 +34,26 @@ func (s *Server) trace(dev *ublk.Device) {
 	}
 	go func() {
 		defer t.mu.Unlock()
-		t.tracer, t.why = latency.Follow(dev, s.onLoop)
+		if tracer, err := latency.Follow(dev, s.onLoop); err == nil {
+			t.tracer = tracer
+		} else {
+			t.own(dev, s.onLoop, err)
+		}
 	}()
+}
+
+// own counts by the server's own stamps, since there are no probes because of why.
+func (t *tracing) own(dev *ublk.Device, loop latency.OnLoop, why error) {
+	i, err := dev.Info()
+	var own *latency.Own
+	if err == nil {
+		own, err = latency.FollowOwn(dev.Path(), i.Queues, i.Depth, loop, why)
+	}
+	if err != nil {
+		t.why = errors.Join(why, err)
+		return
+	}
+	t.tracer = own
 }
 
 // onLoop is the volume's latency.OnLoop.
@@ -72,7 +92,7 @@ func (s *Server) latency(set map[string]string) (any, error) {
 	return nil, errNotTraced
 }
 
-// traced is what the status says: attached probes, or why not.
+// traced is what the status says: attached probes, the server's own stamps and why there is no more, or why nothing.
 func (s *Server) traced() string {
 	t := &s.tracing
 	if !t.mu.TryLock() {
@@ -80,6 +100,8 @@ func (s *Server) traced() string {
 	}
 	defer t.mu.Unlock()
 	switch {
+	case t.tracer != nil && t.tracer.Without() != nil:
+		return fmt.Sprintf("the server's own stamps: %v", t.tracer.Without())
 	case t.tracer != nil:
 		return "traced"
 	case t.why != nil:

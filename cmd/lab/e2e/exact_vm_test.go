@@ -144,6 +144,13 @@ func whole(t *testing.T, name string, r *latency.Report, dev string, before map[
 				parts += s.Sum
 			}
 		}
+		served := uint64(0)
+		for _, s := range o.Served {
+			served += s.Count
+		}
+		if o.Op == bpf.Read.String() && served != o.Count {
+			t.Errorf("%d reads, %d of them served somewhere", o.Count, served)
+		}
 		if float64(parts) < 0.99*float64(total) || float64(parts) > 1.01*float64(total) {
 			t.Errorf("%s: the stages are %d ns of %d", o.Op, parts, total)
 		}

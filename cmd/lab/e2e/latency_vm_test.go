@@ -88,3 +88,48 @@ func TestLatencyQueues(t *testing.T) {
 	}
 	robib(t, "del", "v")
 }
+
+// Where probes cannot be attached the server counts by its own stamps: every request, in stages that add
+// up, and each report says what it is.
+func TestOwnStamps(t *testing.T) {
+	run(t, "mount", "--bind", "/dev/null", "/sys/kernel/btf/vmlinux") // as on a kernel without BTF
+	t.Cleanup(func() { run(t, "umount", "/sys/kernel/btf/vmlinux") })
+	blank(t, dataA, logA)
+	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log")
+	dev := stat(t, "v").Device
+	until(t, "requests are counted", func() bool { return strings.Contains(stat(t, "v").Latency, "the server's own stamps: ") })
+	began, before := counted(t, "v"), kernelCounts(t, dev)
+	run(t, "fio", "--name=q", "--filename="+dev, "--direct=1", "--ioengine=libaio", "--rw=randrw", "--bs=4k", "--iodepth=16", "--size=16m", "--io_size=1m")
+	r := counted(t, "v")
+	for _, op := range []bpf.Op{bpf.Read, bpf.Write} {
+		n := of(&r, op, bpf.StageTotal).Count
+		if f := of(&began, op, bpf.StageTotal); f != nil {
+			n -= f.Count
+		}
+		matches(t, op.String(), n, kernelCounts(t, dev)[op.String()]-before[op.String()], 0)
+	}
+	for _, o := range r.Operations {
+		var parts, served uint64
+		for _, s := range o.Stages[:len(o.Stages)-1] {
+			parts += s.Sum
+		}
+		for _, s := range o.Served {
+			served += s.Count
+		}
+		if total := o.Stages[len(o.Stages)-1]; total.Stage != bpf.StageTotal.String() || total.Sum != parts || total.Max == 0 || o.Op == bpf.Read.String() && served != o.Count {
+			t.Errorf("%+v", o)
+		}
+	}
+	text := robib(t, "latency", "show", "v", "duration", "0") + robib(t, "latency", "probes", "v")
+	if t.Log(text); r.Note != latency.OwnNote || strings.Count(text, latency.OwnNote) != 2 || !strings.Contains(text, "block_rq_issue  not attached") {
+		t.Errorf("%+v", r)
+	}
+	if list := robib(t, "latency", "outliers", "v", "threshold", "1ns", "duration", "1"); !strings.Contains(list, latency.OwnNote) {
+		t.Error(list)
+	}
+	robib(t, "set", "v", "latency=off")
+	if s := stat(t, "v").Latency; !strings.HasPrefix(s, "off") {
+		t.Error(s)
+	}
+	robib(t, "del", "v")
+}

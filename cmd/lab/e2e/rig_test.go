@@ -90,6 +90,7 @@ type status struct {
 	ServerPID int    `json:"server_pid"`
 	PeerReads uint64 `json:"peer_reads_total"`
 	Control   bool   `json:"control_connected"`
+	Latency   string `json:"latency"`
 
 	BacklogBytes int64 `json:"backlog_bytes"`
 	CannotKeepUp bool  `json:"cannot_keep_up"`

@@ -14,11 +14,12 @@ import (
 
 var black = color.RGBA{A: 255}
 
-// colors of stages: those of Okabe and Ito, which the colour-blind tell apart, and a grey.
+// colors of stages: those of Okabe and Ito, which the colour-blind tell apart, two greys and a brown.
 var colors = map[bpf.Stage]color.Color{
 	bpf.StageQueue:    color.RGBA{0x99, 0x99, 0x99, 255},
 	bpf.StageDevice:   color.RGBA{0x56, 0xb4, 0xe9, 255},
 	bpf.StageDispatch: color.RGBA{0xe6, 0x9f, 0x00, 255},
+	bpf.StageServer:   color.RGBA{0x8c, 0x56, 0x4b, 255},
 	bpf.StageLog:      color.RGBA{0x00, 0x9e, 0x73, 255},
 	bpf.StageData:     color.RGBA{0xcc, 0x79, 0xa7, 255},
 	bpf.StageSent:     color.RGBA{0xf0, 0xe4, 0x42, 255},

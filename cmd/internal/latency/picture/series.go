@@ -94,7 +94,7 @@ func (s *Series) total(op bpf.Op) (t counted) {
 }
 
 // parts are the stages that add up to a request's time, in their order.
-var parts = []bpf.Stage{bpf.StageQueue, bpf.StageDevice, bpf.StageDispatch, bpf.StageLog, bpf.StageData, bpf.StageSent, bpf.StageAcked, bpf.StageCommit, bpf.StageComplete}
+var parts = []bpf.Stage{bpf.StageQueue, bpf.StageDevice, bpf.StageDispatch, bpf.StageServer, bpf.StageLog, bpf.StageData, bpf.StageSent, bpf.StageAcked, bpf.StageCommit, bpf.StageComplete}
 
 // part is what stage st took of c's requests, ns. device is what the stages of the server do not explain:
 // all of the driver's time where there is no such server.
