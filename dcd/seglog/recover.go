@@ -319,7 +319,7 @@ func (l *Log) cut(after LSN, change func(s *Super), drive blk.Drive) error {
 	if l.Busy() {
 		return errors.New("seglog: cut with an append in flight")
 	}
-	p, newest := l.pointAfter(after), l.sealed
+	p, newest, end := l.pointAfter(after), l.sealed, l.head
 	l.sealed, l.durable, l.appTo, l.hash, l.head = after, after, after, p.PrevHash, p.Pos
 	// RAM from here on is written anew; what lies before may have been overwritten by the cut tail.
 	l.floor = l.head
@@ -344,11 +344,35 @@ func (l *Log) cut(after LSN, change func(s *Super), drive blk.Drive) error {
 	}), drive); err != nil {
 		return err
 	}
+	if err := l.eraseTorn(end, drive); err != nil {
+		return err
+	}
 	for lsn := newest; lsn > after; lsn-- {
 		r := &blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.DeviceOffset(l.info(lsn).pos), Length: int64(l.super.BlockBytes), Buf: buf}
 		if err := blk.Do(l.dev, r, drive); err != nil {
 			l.failed = fmt.Errorf("seglog: cut: %w", err)
 			return l.failed
+		}
+	}
+	return nil
+}
+
+// eraseTorn overwrites what an append that was torn may have left behind p, where the chain ended: its headers
+// may be whole.
+func (l *Log) eraseTorn(p Pos, drive blk.Drive) error {
+	buf, err := blk.Alloc(int(l.padded(int(l.super.MaxSegmentBytes))))
+	if err != nil {
+		return err
+	}
+	defer blk.Free(buf)
+	c, end := Pos(l.super.ChunkBytes), l.rec.free+Pos(l.ringBytes())
+	for _, at := range [2]Pos{p, (p/c + 1) * c} {
+		to := min(at+Pos(len(buf)), (at/c+1)*c, end)
+		if at >= to {
+			continue
+		}
+		if err := zero(l.dev, l.DeviceOffset(at), int64(to-at), buf, drive); err != nil {
+			return fmt.Errorf("seglog: cut: %w", err)
 		}
 	}
 	return nil
