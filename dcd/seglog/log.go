@@ -45,6 +45,7 @@ type Log struct {
 	sums  summaries
 	dirty Dirty
 	rec   reclaim
+	stage stage
 
 	failed        error
 	deadline      int64
@@ -99,7 +100,9 @@ func (l *Log) InFlight() int {
 }
 
 // Busy reports whether anything is on its way to the device.
-func (l *Log) Busy() bool { return l.appBusy || l.sup.busy || l.sums.busy || l.dirty.busy }
+func (l *Log) Busy() bool {
+	return l.appBusy || l.sup.busy || l.sums.busy || l.dirty.busy || l.stage.out > 0
+}
 
 // Unwritten reports whether sealed segments are still on their way to a device that works.
 func (l *Log) Unwritten() bool { return l.durable < l.sealed && l.failed == nil }
@@ -112,29 +115,6 @@ func (l *Log) Fail(err error) {
 	if l.failed == nil && l.dev != nil {
 		l.failed = err
 	}
-}
-
-// overdue notices a device that does not answer, and says when to look again.
-func (l *Log) overdue(now int64) (wake int64) {
-	wake = blk.Never
-	if l.deadline == 0 || l.failed != nil || l.dev == nil {
-		return wake
-	}
-	late := func(busy bool, since int64, what string) {
-		switch at := since + l.deadline; {
-		case !busy || since == 0:
-		case now > at:
-			l.Fail(fmt.Errorf("seglog: the log device did not answer %s within %d s", what, l.deadline/1e9))
-		default:
-			wake = min(wake, at+1)
-		}
-	}
-	late(l.appBusy, l.appAt, "an append")
-	late(l.sup.busy, l.sup.at, "a superblock write")
-	for _, r := range l.readers {
-		late(r.state == fetching, r.askedAt, "a read")
-	}
-	return wake
 }
 
 // Device is the log device, nil when it is lost.
@@ -392,6 +372,7 @@ func (l *Log) Kick(now blk.Instant) int64 {
 		}
 	}
 	l.push()
+	l.kickStage()
 	l.kickSuper()
 	l.kickSummaries()
 	l.dirty.kick()
@@ -467,6 +448,7 @@ func (l *Log) LoseDevice() {
 	l.floor = max(l.floor, l.head-min(l.head, Pos(l.super.ChunkBytes)))
 	l.appTo, l.durable = l.sealed, l.sealed
 	l.sup.lose()
+	l.super.noStage() // whoever needs its blocks has to say that they are lost
 	l.dirty.busy, l.dirty.done = false, false
 }
 

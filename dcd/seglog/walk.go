@@ -73,11 +73,11 @@ func (w *walker) follow(visit func(s *Segment) error) (hole, err error) {
 func (w *walker) resume() *Segment {
 	l := w.l
 	c := Pos(l.super.ChunkBytes)
-	end := l.super.Start.Pos + Pos(l.super.RingBytes)
+	end := l.super.tail() + Pos(l.super.RingBytes)
 	for p := l.head; p < end; p += sectorBytes {
 		left := int64(c - p%c)
 		s, e := w.header(p, left)
-		if e != nil || s.LSN <= l.sealed+1 || s.Volume != l.super.Volume || int64(s.Bytes) > left {
+		if e != nil || s.LSN <= l.sealed+1 || s.Volume != l.super.Volume || s.Term.Number < l.super.MinTerm || int64(s.Bytes) > left {
 			continue
 		}
 		raw, e := w.bytes(p, int64(s.Bytes))
