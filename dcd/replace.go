@@ -13,7 +13,7 @@ var errUnfilled = errors.New("the data disk missed writes: it holds the volume a
 
 // DataQuiet reports whether nothing is on its way to or from the data disk.
 func (c *Cache) DataQuiet() bool {
-	if c.d.phase != resting || c.b.pending() || c.y.active > 0 {
+	if c.d.phase != resting || c.b.pending() || c.gen.busy() || c.y.active > 0 {
 		return false
 	}
 	for i := range c.r.parts {

@@ -119,7 +119,7 @@ func (l *Log) rewindTo(p Point) {
 	l.declared, l.lastData = p.LSN-1, 0
 	tail := p.Pos
 	if l.super.StageBytes > 0 {
-		tail = l.super.StagePos
+		tail = l.super.tail()
 	}
 	l.rec.free, l.rec.durable, l.rec.next = tail, tail, 0
 }

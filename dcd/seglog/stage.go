@@ -51,7 +51,7 @@ func (q *stageReq) Complete(*blk.Request) { q.done = true }
 
 // tail is the position below which nothing is needed.
 func (s *Super) tail() Pos {
-	if s.StageBytes > 0 {
+	if s.StageBytes > 0 && !(Planted && Plant == "stage-reused") {
 		return s.StagePos
 	}
 	return s.Start.Pos

@@ -226,41 +226,48 @@ func TestStagePowerCuts(t *testing.T) {
 
 // Nothing of a stage is overwritten while it is there, and all of its space comes back behind it.
 func TestStageIsHeld(t *testing.T) {
+	if err := stageIsHeld(t); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func stageIsHeld(t *testing.T) error {
 	g := newGeneration(t, 1<<30)
 	if err := errors.Join(g.begin(), g.stage(8192), g.stage(4096), g.flush()); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	d := g.l.NewReader("destage", 20)
 	var err error
-	for err == nil {
+	for err == nil && g.l.Sealed() < 200 {
 		if err = g.seal(); err == nil {
 			d.Next(g.l.Durable())
 		}
 	}
 	used, of := g.l.Used()
-	if used < of-16<<10 || g.l.Sealed() < 30 {
-		t.Fatalf("%d of %d bytes used at LSN %d", used, of, g.l.Sealed())
+	if used < of-16<<10 || g.l.Sealed() < 30 || err == nil {
+		return fmt.Errorf("%d of %d bytes used at LSN %d", used, of, g.l.Sealed())
 	}
 	d.Release(g.l.Sealed())
 	g.l.Trim()
 	if err := g.until(func() bool { return !g.l.Busy() }); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if f := g.l.Free(); f != g.l.Super().StagePos {
-		t.Fatalf("position %d is free, the stage begins at %d", f, g.l.Super().StagePos)
+		return fmt.Errorf("position %d is free, the stage begins at %d", f, g.l.Super().StagePos)
 	}
 	if staged, err := g.reopen(); err != nil || len(staged) != 2 {
-		t.Fatalf("%d blocks, %v", len(staged), err)
+		return fmt.Errorf("%d blocks, %v", len(staged), err)
 	}
 	g.l.NewReader("destage", g.l.First()-1)
 	ticket := g.l.ShowStage(func(*Super) {})
 	ticket = max(ticket, g.l.EndStage())
 	if err := g.until(func() bool { return g.l.Updated() >= ticket && !g.l.Busy() }); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if f := g.l.Free(); f != g.l.Super().Start.Pos || g.l.Super().Incompat&Stages != 0 {
-		t.Fatalf("position %d is free, the log begins at %d (%#x)", f, g.l.Super().Start.Pos, g.l.Super().Incompat)
+		return fmt.Errorf("position %d is free, the log begins at %d (%#x)", f, g.l.Super().Start.Pos, g.l.Super().Incompat)
 	}
+	return nil
 }
 
 // A generation with a durable block that is damaged is worth nothing; one that is visible is not opened.
