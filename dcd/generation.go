@@ -166,7 +166,7 @@ func (g *generation) kick(now blk.Instant) (wake int64) {
 	c := g.c
 	if g.back {
 		g.back = false
-		g.since = now.Mono
+		g.since = max(g.since, now.Mono) // blk.Do knows no time yet
 		g.collect()
 	}
 	if g.busy() && now.Mono-g.since > c.o.DiskNanos {

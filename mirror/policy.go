@@ -126,7 +126,7 @@ func (n *Node) unbind(reason string) {
 	n.unboundAt = n.log.Update(func(s *seglog.Super) { s.Marks |= want })
 	if !n.remoteMode {
 		// What the peer had is all that may be acknowledged meanwhile.
-		n.cache.AckLimit = min(n.cache.AckLimit, max(n.ship.durable, n.log.First()-1))
+		n.cache.AckLimit = min(n.cache.AckLimit, max(n.remoteDurable(), n.log.First()-1))
 		if n.o.Mode == Async && n.ready {
 			n.cache.AckLimit = n.log.Durable()
 		}

@@ -229,6 +229,13 @@ func (n *Node) Drain(alone bool) error {
 	case !n.primary && max(n.rx.declared, n.cache.Declared()) < n.log.LastData():
 		return fmt.Errorf("the newest writes here (up to LSN %d) were never declared durable by the primary: promote this side, or let the primary come back", n.log.Sealed())
 	}
+	if n.cache.Staging() {
+		n.s.goodbye("this copy ends")
+		n.s.lost(errors.New("this copy ends"))
+		if err := n.rx.drop("this copy ends, and the sync is not whole", func(*seglog.Super) {}); err != nil {
+			return err
+		}
+	}
 	n.draining, n.drainPeer = true, n.primary && n.s.up && !alone
 	n.cache.DestageAll(true)
 	return nil

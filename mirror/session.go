@@ -154,6 +154,11 @@ func (n *Node) myHello() wire.HelloMsg {
 		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
 		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
 	h.Discard = n.o.Discard && !n.primary
+	h.StageRoom = n.stageable()
+	if h.Staging = n.cache.Staging(); h.Staging {
+		h.Visible = n.visible()
+		h.Marks |= uint32(seglog.Inconsistent) // as which the end of its log is: all that an older primary knows
+	}
 	if n.o.Asked != nil && n.primary {
 		h.Offered |= wire.FeatureSwap
 	}
@@ -360,9 +365,9 @@ func (s *session) decide() error {
 		if err != nil {
 			return err
 		}
-		d.At = at
+		d.At, d.Stage = at, n.full.staged
 	case Resumes:
-		d.Way, d.Resume, d.At = wire.FullSync, true, s.view.Peer.Last
+		d.Way, d.Resume, d.At, d.Stage = wire.FullSync, true, s.view.Peer.Last, s.view.Peer.Staging
 		if err := n.full.resume(d.At.LSN); err != nil {
 			return err
 		}
@@ -373,6 +378,7 @@ func (s *session) decide() error {
 		if err := n.ship.from(s.view.Common, s.durable); err != nil {
 			return err
 		}
+		n.full.hold(false, 0)
 		if n.log.Dirty().Active() {
 			n.mapEnds() // all that it says lies before the peer's end
 		}
@@ -408,6 +414,9 @@ func (s *session) mapView() {
 	at, off := d.Resume()
 	follows := d.Active() && s.view.Known && s.view.Common == p.Last.LSN && at > 0 && p.Last.LSN >= at
 	s.view.MapGood = d.Knows(p.Last.LSN, p.Last.Hash) || follows
+	if p.Staging { // what it has beyond what is visible is given up for a sync that begins anew
+		s.view.MapGood = d.Knows(p.Visible.LSN, p.Visible.Hash) && s.n.marks()&seglog.PeerNeedsFullSync == 0
+	}
 	s.view.CanResume = follows && off > 0
 	s.view.Clean = s.n.clean(p)
 }
