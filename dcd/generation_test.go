@@ -171,6 +171,9 @@ func (g *genSim) cut(again int) error {
 			g.w.Step()
 		}
 	}
+	if err := g.rescue(); err != nil {
+		return err
+	}
 	if g.c.Staging() && !bytes.Equal(g.data.Bytes(), g.old) {
 		return errors.New("the data disk is not what was visible")
 	}
@@ -204,6 +207,29 @@ func (g *genSim) cut(again int) error {
 	}
 	if g.c.Log().Super().StageBytes != 0 || !bytes.Equal(g.data.Bytes(), b) {
 		return errors.New("the data disk does not get what the log holds")
+	}
+	return nil
+}
+
+// rescue checks what Rescue makes of copies of log and data disk: what was visible before, or the generation.
+func (g *genSim) rescue() error {
+	disk := blktest.NewDisk(g.w, "rescued", genDisk, 1000)
+	disk.Restore(g.data.Bytes())
+	log := blktest.NewDisk(g.w, "copy", genLog, 1000)
+	log.Restore(g.log.Bytes())
+	_, err := Rescue(log, disk, g.w.Drive)
+	want := g.next
+	if g.c.Staging() || !g.shown {
+		want = g.old
+	}
+	if g.c.Staging() != (err != nil) {
+		return fmt.Errorf("rescue: %v", err)
+	}
+	for s := 0; s < genDisk; s += 512 {
+		v, _ := blktest.Value(disk.Bytes()[s:s+512], uint64(s/512))
+		if w, _ := blktest.Value(want[s:s+512], uint64(s/512)); v != w && w != g.value {
+			return fmt.Errorf("rescued sector %d holds write %d, not %d", s/512, v, w)
+		}
 	}
 	return nil
 }

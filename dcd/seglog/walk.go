@@ -48,6 +48,16 @@ func Walk(dev blk.Device, drive blk.Drive, salvage bool, visit func(s *Segment) 
 	}
 }
 
+// WalkStage gives the blocks of a log's stage, offline, and changes nothing. A Payload is valid during the call.
+func WalkStage(dev blk.Device, drive blk.Drive, visit func(b Staged)) (Super, error) {
+	s, _, err := probe(dev, drive)
+	if err != nil {
+		return Super{}, err
+	}
+	l := &Log{dev: dev, super: *s}
+	return *s, l.openStage(&Options{Staged: visit}, drive)
+}
+
 // offline is a walker over a log that is only read; it stands at the recovery start.
 func offline(dev blk.Device, s *Super, drive blk.Drive) *walker {
 	l := &Log{dev: dev, super: *s}

@@ -55,6 +55,7 @@ type Status struct {
 	RoundTripMicros float64 `json:"round_trip_us"` // of the newest heartbeat, through both loops
 	SinceSeconds    float64 `json:"session_since_s"`
 	SyncPercent     float64 `json:"full_sync_percent"`
+	SyncKind        string  `json:"sync_kind,omitempty"` // of the sync under way: in place, or staged
 	PeerReads       uint64  `json:"peer_reads_total"`
 	Reads           uint64  `json:"reads_total"`
 	Writes          uint64  `json:"writes_total"`
@@ -161,6 +162,7 @@ func (s *Server) Status() (any, error) {
 	}
 	v.cache(&st.Cache)
 	v.QueueRequests, v.Network = queues, sockets
+	v.SyncKind = st.SyncKind
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}
