@@ -129,7 +129,7 @@ func (x *receiver) resumeSync(d *wire.DecisionMsg) error {
 
 func (x *receiver) begin() {
 	x.syncing, x.flushed, x.ticket, x.since, x.upTo, x.pausing, x.progress = true, false, 0, 0, 0, false, 0
-	x.staged, x.giving = false, ""
+	x.staged, x.giving, x.gaveUp = false, "", 0
 }
 
 func (x *receiver) memory() (err error) {
@@ -158,6 +158,7 @@ func (x *receiver) beginSync(d *wire.DecisionMsg, term seglog.Term) error {
 	}
 	n.ship.close()
 	x.begin()
+	x.declared = 0
 	mark := seglog.Inconsistent
 	if Planted && Plant == "no-inconsistent" {
 		mark = 0

@@ -99,7 +99,7 @@ func (s *fullSync) resume(lsn seglog.LSN) error {
 		return err
 	}
 	at, off := s.n.log.Dirty().Resume()
-	s.hold(s.n.s.view.Peer.Staging, s.n.log.First()-1)
+	s.hold(s.n.s.view.Peer.Staging, s.n.oldest()-1)
 	if err := s.n.ship.from(lsn, s.n.s.durable); err != nil {
 		return err
 	}

@@ -228,6 +228,9 @@ func (n *Node) acked(f *wire.Frame) {
 	if n.ship.r != nil {
 		n.ship.r.Release(n.ship.durable)
 	}
+	if f.Flags&ackInPlace != 0 {
+		n.full.inPlace()
+	}
 	if f.Flags&ackWhole != 0 {
 		n.full.whole()
 	}

@@ -10,7 +10,10 @@ import (
 )
 
 // Flags of an Ack.
-const ackWhole = 1 // the full sync is complete and durable
+const (
+	ackWhole   = 1 // the full sync is complete and durable
+	ackInPlace = 2 // it was staged, and goes on in place: the copy is inconsistent, durably
+)
 
 // resyncSlots is how many blocks of a full sync wait for the disk; then the stream is held.
 const resyncSlots = 8
@@ -47,6 +50,7 @@ type receiver struct {
 
 	staged bool   // the sync goes to the log's stage
 	giving string // why it shall go on in place; "": it shall not
+	gaveUp uint64 // ticket of the superblock that says that it does, until the primary is told; 0: it need not be
 
 	order []*resyncSlot // that are compared, oldest first
 	reads uint64        // of them, that came back
@@ -347,7 +351,7 @@ func (x *receiver) ack() {
 	if Planted && Plant == "ack-received" {
 		d = r
 	}
-	if d == x.told && !x.whole && (r == x.toldRecv || n.o.Mode != SemiSync) {
+	if d == x.told && !x.whole && !x.tellsInPlace() && (r == x.toldRecv || n.o.Mode != SemiSync) {
 		return // what is only received nobody waits for
 	}
 	f := n.frameOf(wire.Ack)
@@ -355,8 +359,13 @@ func (x *receiver) ack() {
 	if x.whole {
 		f.Flags = ackWhole
 	}
+	if x.tellsInPlace() {
+		f.Flags |= ackInPlace
+	}
 	if n.s.conn.Send(f) {
-		x.told, x.toldRecv, x.whole = d, r, false
+		if x.told, x.toldRecv, x.whole = d, r, false; f.Flags&ackInPlace != 0 {
+			x.gaveUp = 0
+		}
 	}
 }
 

@@ -136,6 +136,11 @@ func (s *session) adopt(c Conn) {
 	if s.conn != nil {
 		s.lost(errors.New("the peer made a new connection"))
 	}
+	if err := s.n.rx.settle(); err != nil {
+		c.Close()
+		s.again(err)
+		return
+	}
 	s.conn, s.heard, s.hello, s.asked, s.tail = c, s.n.now.Mono, nil, false, false
 	s.bytes, s.acked, s.modeAt, s.bye, s.id = c.Received(), 0, 0, "", [16]byte{}
 	if s.n.primary {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk/blk"
 )
 
 // A sync that fits the secondary's log is staged there, blocks and what follows them, and becomes visible as
@@ -32,7 +33,7 @@ func (x *receiver) drop(why string, change func(s *seglog.Super)) error {
 		return err
 	}
 	n.event("copy", fmt.Sprintf("staged up to LSN %d", n.log.Sealed()), fmt.Sprintf("LSN %d", n.visible().LSN), why)
-	x.syncing, x.staged, x.giving = false, false, ""
+	x.syncing, x.staged, x.giving, x.declared = false, false, "", 0
 	return n.cache.DropStage(change, n.o.Drive)
 }
 
@@ -61,7 +62,7 @@ func (x *receiver) beginStage(d *wire.DecisionMsg, term seglog.Term) error {
 	}
 	n.ship.close()
 	x.begin()
-	x.staged = true
+	x.staged, x.declared = true, 0
 	return n.cache.BeginStage(seglog.Point{LSN: d.At.LSN + 1, PrevHash: d.At.Hash}, n.log.StageSpace(), n.o.Random()|1, func(s *seglog.Super) {
 		s.Marks = 0
 		s.Term = term
@@ -99,7 +100,26 @@ func (x *receiver) give() {
 	}
 	n.event("copy", fmt.Sprintf("consistent at LSN %d", n.visible().LSN), "inconsistent", x.giving)
 	x.giving, x.staged, x.flushed = "", false, false
-	n.cache.ShowStage(func(s *seglog.Super) { s.Marks |= seglog.Inconsistent })
+	x.gaveUp = n.cache.ShowStage(func(s *seglog.Super) { s.Marks |= seglog.Inconsistent })
+}
+
+// settle waits until what the end of a sync, or of its stage, changed in the superblock is durable: the hello says it.
+func (x *receiver) settle() error {
+	if t := max(x.ticket, x.gaveUp); t > x.n.log.Updated() {
+		return x.n.log.Sync(t, x.n.o.Drive)
+	}
+	return nil
+}
+
+// tellsInPlace reports whether the primary is to be told that, and may: it is durable.
+func (x *receiver) tellsInPlace() bool { return x.gaveUp > 0 && x.n.log.Updated() >= x.gaveUp }
+
+// inPlace is the primary's: the peer has given its stage up.
+func (s *fullSync) inPlace() {
+	if s.staged {
+		s.n.event("peer", "stages the sync", "takes it in place", "its log has no room for it: its copy is inconsistent until it is done")
+		s.hold(false, 0)
+	}
 }
 
 // converts reports whether a sync waits because it is to go on in place.
@@ -121,12 +141,10 @@ func (s *fullSync) stages() bool {
 	if p.Offered&wire.FeatureStage == 0 || p.New || p.Discard || marks&seglog.Inconsistent != 0 && !p.Staging {
 		return false
 	}
-	head := max(int64(p.LogBlock), int64(p.DiskBlock), seglogSector)
+	head := max(int64(p.LogBlock), int64(p.DiskBlock), blk.SectorBytes)
 	piece := min(s.n.log.Dirty().Unit(), s.n.o.Sync.Piece)
 	return s.left+s.left/piece*head <= int64(p.StageRoom)
 }
-
-const seglogSector = 512
 
 // hold keeps in the log what the peer has only in its stage, until the map says it: see fallen.
 func (s *fullSync) hold(staged bool, from seglog.LSN) {
