@@ -25,7 +25,7 @@ var plantedRare = map[string]func() error{
 // modelFinds gives the first history that goes wrong.
 func modelFinds() error {
 	for _, c := range modelCases {
-		if err := newExplorer(c.mode, c.slow).explore(nil, 2, modelEvery); err != nil {
+		if err := newExplorer(c.mode, c.slow, c.more).explore(nil, 2, modelEvery); err != nil {
 			return err
 		}
 	}
