@@ -11,7 +11,7 @@ import (
 // A sync that fits the log is staged there as a generation: its blocks lie in front of the segments that follow
 // them, and both come to nothing, or become the copy, with one superblock. Then the blocks go to the data disk.
 // Until they are there nothing is destaged: they belong under every segment. For a sector that no segment of
-// the generation holds all blocks over it say the same, and otherwise the segment counts: their order does not matter.
+// the generation holds all blocks over it say the same, and otherwise the segment counts.
 
 // generation brings a stage's blocks to the data disk.
 type generation struct {
@@ -170,7 +170,12 @@ func (g *generation) kick(now blk.Instant) (wake int64) {
 		g.collect()
 	}
 	if g.busy() && now.Mono-g.since > c.o.DiskNanos {
-		c.dataFailed(fmt.Errorf("the data disk did not take the blocks of a sync within %d s", c.o.DiskNanos/1e9))
+		err := fmt.Errorf("no answer within %d s", c.o.DiskNanos/1e9)
+		if g.asked && g.req.Op == blk.Read {
+			g.lost(fmt.Errorf("read the blocks of a sync: %w", err))
+		} else {
+			g.fail(err)
+		}
 	}
 	if !g.waits() {
 		for r := g.waiting.Pop(); r != nil; r = g.waiting.Pop() {
@@ -275,7 +280,7 @@ func (g *generation) submit() {
 			g.readOn()
 			return
 		}
-		w := g.slot()
+		w := g.slot(s.Offset, s.Length)
 		if w == nil {
 			return
 		}
@@ -295,6 +300,7 @@ func (g *generation) submit() {
 	}
 	g.phase = genFlushing
 	if Planted && Plant == "gen-no-flush" {
+		g.back = true
 		return
 	}
 	g.ask(c.data, blk.Request{Op: blk.Flush})
@@ -307,13 +313,18 @@ func (g *generation) ask(dev blk.Device, r blk.Request) {
 	dev.Submit(&g.req)
 }
 
-func (g *generation) slot() *genWrite {
+// slot is free for a block; nil: none is, or one over the same range is under way: what the disk holds then is
+// what the fingerprint says only if it gets them one after the other.
+func (g *generation) slot(off, n int64) (free *genWrite) {
 	for i := range g.slots {
-		if w := &g.slots[i]; !w.busy {
-			return w
+		switch w := &g.slots[i]; {
+		case !w.busy:
+			free = w
+		case w.Offset < off+n && off < w.Offset+w.Length:
+			return nil
 		}
 	}
-	return nil
+	return free
 }
 
 func (g *generation) zeros(n int64) []byte {
@@ -355,6 +366,9 @@ func (g *generation) finish() {
 	g.touched = [seglog.FingerprintSectors]bool{}
 	c.log.EndStage()
 	c.full = false
+	if err := g.free(); err != nil {
+		c.dataFailed(err)
+	}
 }
 
 // waits reports whether reads wait: the data disk lacks blocks that will come.

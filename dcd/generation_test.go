@@ -13,7 +13,7 @@ import (
 
 const (
 	genDisk = 64 << 10
-	genLog  = 320 << 10
+	genLog  = 512 << 10
 )
 
 var errCut = errors.New("the power is cut here")
@@ -114,13 +114,7 @@ func (g *genSim) play() error {
 	}
 	g.begun = true
 	for _, i := range g.w.Rand.Perm(genDisk / 4096) {
-		off, u := int64(i)*4096, g.c.Log().StageUnit()
-		copy(g.buf[u:], g.next[off:off+4096])
-		was := g.back
-		if ok, _ := g.c.Stage(&blk.Request{Op: blk.Write, Offset: off, Length: 4096, Buf: g.buf, Owner: g}, false); !ok {
-			return errors.New("no room")
-		}
-		if err := g.until(func() bool { return g.back > was }); err != nil {
+		if err := g.stage(int64(i) * 4096); err != nil {
 			return err
 		}
 		for range g.w.Rand.IntN(3) {
@@ -147,6 +141,17 @@ func (g *genSim) play() error {
 		}
 	}
 	return g.until(func() bool { return g.c.Dirty() == 0 })
+}
+
+// stage stages a block as it is at the primary.
+func (g *genSim) stage(off int64) error {
+	u := g.c.Log().StageUnit()
+	copy(g.buf[u:], g.next[off:off+4096])
+	was := g.back
+	if ok, _ := g.c.Stage(&blk.Request{Op: blk.Write, Offset: off, Length: 4096, Buf: g.buf, Owner: g}, false); !ok {
+		return errors.New("no room")
+	}
+	return g.until(func() bool { return g.back > was })
 }
 
 func (g *genSim) readAll() ([]byte, error) {

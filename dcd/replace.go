@@ -54,6 +54,9 @@ func (c *Cache) ReplaceData(dev blk.Device) (ticket uint64, err error) {
 	}
 	c.data, c.dataErr = dev, nil
 	c.filling, c.filled = true, 0
+	if c.log.Applying() {
+		c.log.EndStage() // the old disk lacks these blocks, and the new one gets everything from the peer
+	}
 	return c.log.Update(func(s *seglog.Super) {
 		s.Marks |= seglog.NeedsRefill
 		s.Incompat |= seglog.Refills
