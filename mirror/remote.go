@@ -200,6 +200,8 @@ func (s *session) startBlank() error {
 	case p.Primary:
 		n.fence("the peer was promoted meanwhile")
 		return errors.New("the peer is the primary")
+	case p.Staging:
+		return fmt.Errorf("a sync is staged at the peer, and incomplete, and this side has no log: promote the peer, whose copy is as of LSN %d", p.Visible.LSN)
 	case seglog.Marks(p.Marks)&seglog.Inconsistent != 0:
 		return errors.New("the peer's copy is incomplete, and this side has no log: neither can serve")
 	}
