@@ -108,6 +108,7 @@ type Node struct {
 	ready   bool // a primary that serves its client
 	fenced  bool
 	failed  error
+	damaged seglog.LSN // what was last said of the log's damage
 
 	s    session
 	ctl  control
@@ -303,6 +304,10 @@ func (n *Node) Kick(now blk.Instant) int64 {
 		n.s.frames = 0
 	}
 	n.describe()
+	if lsn := n.cache.Damaged(); lsn != n.damaged {
+		n.damaged = lsn
+		n.event("log", "", "damaged", fmt.Sprintf("segment %d is not what was written; what was asked for comes from the peer, or fails", lsn))
+	}
 	return wake
 }
 

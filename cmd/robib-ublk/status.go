@@ -206,6 +206,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 		row("peer_lsn", "shipped %d, received %d, durable %d, lag %d segments", s.Shipped, s.Received, s.RemoteDurable, s.LagSegments)
 		row("peer_reads", "%d served by the peer", s.PeerReads)
 	}
+	if s.DamagedReads > 0 {
+		row("log_damaged", "%d reads found segments of the log damaged; the peer served them, or they failed: replace the log device", s.DamagedReads)
+	}
 	if s.Latency != "" {
 		row("latency", "%s", s.Latency)
 	}

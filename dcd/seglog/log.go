@@ -412,6 +412,9 @@ func (l *Log) Adopt(raw []byte) (Segment, error) {
 	case s.PrevHash != l.hash:
 		return s, fmt.Errorf("%w: LSN %d", ErrChain, s.LSN)
 	}
+	if err := s.within(l.super.DiskBytes); err != nil {
+		return s, err
+	}
 	n := l.padded(s.Bytes)
 	p := l.place(n)
 	if !l.room(p, n) {

@@ -39,6 +39,7 @@ type Pair struct {
 	Fail   func(format string, args ...any)
 	Events []string
 
+	Each     func(p *Pair)         // is called before each turn, if set
 	ErrorsOK bool                  // of the client's requests, in lives to come
 	Tune     func(*mirror.Options) // of each life of a node, if set
 	Reattach bool                  // lives to come take a dead server's place
@@ -187,6 +188,9 @@ func (p *Pair) Crash(i int) {
 
 // Turn is one batch of each machine that is up.
 func (p *Pair) Turn() bool {
+	if p.Each != nil {
+		p.Each(p)
+	}
 	wake := int64(blk.Never)
 	for i, m := range p.M {
 		if m.Node == nil {

@@ -220,6 +220,9 @@ func tune(seed uint64) func(*mirror.Options) {
 // tap sees the frames of every run, if set.
 var tap func(from int, f *wire.Frame)
 
+// each is what Pair.Each of the pairs to come will be.
+var each func(p *Pair)
+
 // run runs one seed: load and disturbances, among them swaps of roles or not, then either convergence or failover.
 // In the secondary's log a sync can be staged never, sometimes, or always.
 func run(seed uint64, mode mirror.Mode, swaps bool) (p *Pair, err error) {
@@ -233,6 +236,7 @@ func runWith(seed uint64, mode mirror.Mode, swaps bool, peerLog int64) (p *Pair,
 		mark = seglog.AssumedClean
 	}
 	p = newPair(seed, mode, fail, tune(seed), mark, swaps, peerLog)
+	p.Each = each
 	if p.Net.Tap = tap; seed%3 == 2 {
 		p.Net.Lacks = wire.FeatureHash
 	}

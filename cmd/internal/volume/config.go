@@ -123,7 +123,12 @@ func (c *Config) Save() error {
 }
 
 // Forget removes the configuration.
-func (c *Config) Forget() error { return os.Remove(configPath(c.Name)) }
+func (c *Config) Forget() error {
+	if err := os.Remove(logMarkPath(c.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Remove(configPath(c.Name))
+}
 
 // Configs lists all volumes, sorted by name.
 func Configs() ([]*Config, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -46,6 +47,16 @@ func (m *machines) file(name string, size int64, content []byte) string {
 
 func (m *machines) serve(q Request) *Server {
 	m.t.Helper()
+	s, err := m.try(q)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return s
+}
+
+// try is serve that may be refused.
+func (m *machines) try(q Request) (*Server, error) {
+	m.t.Helper()
 	q.LogBytes, q.DeviceID = 16<<20, -1
 	p, err := Prepare(q)
 	tick := time.NewTicker(poll)
@@ -58,9 +69,9 @@ func (m *machines) serve(q Request) *Server {
 		p, err = Prepare(q)
 	}
 	if err != nil {
-		m.t.Fatal(err)
+		return nil, err
 	}
-	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log}, New: p.New, Reattach: m.reattach, Discard: m.discard, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
+	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log}, New: p.New, Reattach: m.reattach, Discard: m.discard, AcceptLog: q.AcceptLog, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
 	s.stack = &stack{s: s}
 	s.started.Store(true)
 	opened := make(chan error, 1)
@@ -72,10 +83,11 @@ func (m *machines) serve(q Request) *Server {
 		}
 	}()
 	if err := <-opened; err != nil {
-		m.t.Fatal(err)
+		p.Close()
+		return nil, err
 	}
 	m.closed[s] = closed
-	return s
+	return s, nil
 }
 
 // stop ends a server as stop does, and lets go of its files.
@@ -397,16 +409,58 @@ func TestReplaceLog(t *testing.T) {
 // A volume whose log is gone when it starts is the peer's copy; with a new log, and then its disk filled
 // anew, it is as it was.
 func TestStartWithoutLog(t *testing.T) {
+	startWithoutLog(t, func(m *machines) {
+		if err := os.Remove(DefaultLogPath("a")); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// So is one whose log has lost a segment that the peer's log has given back.
+func TestStartWithADamagedLog(t *testing.T) {
+	startWithoutLog(t, func(m *machines) {
+		m.until(m.sec, "its log gives the first ones back", func() bool {
+			c := m.sec.stack.cache
+			c.DestageAll(true)
+			c.Log().Trim()
+			return c.Log().First() > 3
+		})
+		f, err := os.OpenFile(DefaultLogPath("a"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		b, err := io.ReadAll(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := bytes.Index(b, []byte("SEG1"))
+		if at < 0 {
+			t.Fatal("the log holds no segment")
+		}
+		if _, err := f.WriteAt([]byte("rot!"), int64(at+100)); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func startWithoutLog(t *testing.T, lose func(m *machines)) {
 	m := newMachines(t)
 	data := randomBytes(testDiskBytes)
 	disk := m.file("a", testDiskBytes, data)
 	m.sec = m.serve(Request{Role: Secondary, Name: "b", Disk: m.file("b", testDiskBytes, nil), Listen: "127.0.0.1:0"})
 	m.pri = m.serve(Request{Role: Primary, Name: "a", Disk: disk, Remote: m.sec.stack.address()})
 	m.inSync()
-	m.stop(m.pri)
-	if err := os.Remove(DefaultLogPath("a")); err != nil {
+	buf, err := blk.Alloc(4096)
+	if err != nil {
 		t.Fatal(err)
 	}
+	for off := int64(0); off < 8*4096; off += 4096 {
+		copy(buf, data[off:])
+		m.do(blk.Write, off, buf)
+	}
+	m.stop(m.pri)
+	lose(m)
 	m.pri = m.serve(Request{Role: Primary, Name: "a"})
 	m.until(m.pri, "remote", func() bool { return m.pri.stack.node.Status().State == mirror.StateRemote })
 	do := func(command string, a control.Args) {

@@ -32,6 +32,7 @@ type ServerOptions struct {
 	New        bool // the volume was made a moment ago
 	StartAlone bool
 	AcceptDisk bool
+	AcceptLog  bool
 	Discard    bool // what only this secondary has is given up
 	Notes      []string
 	Logf       func(format string, args ...any)
@@ -55,6 +56,8 @@ type Server struct {
 	socket  *control.Server
 	tracing tracing
 	exports exporting
+	marking sync.Mutex
+	marked  *logMark // what is remembered of the log
 }
 
 // Run serves until the volume is stopped or deleted; it returns the process's exit code.
@@ -68,6 +71,9 @@ func Run(o ServerOptions) int {
 		return supervise.ExitRefused
 	}
 	s.started.Store(true)
+	s.markLog()
+	go s.keepMarking()
+	defer s.markLog()
 	sig := make(chan os.Signal, 1)
 	signal.Notify(sig, syscall.SIGTERM, os.Interrupt)
 	for {

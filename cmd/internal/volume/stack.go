@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/robib-ublk/robib/dcd"
@@ -34,6 +35,9 @@ type stack struct {
 	ram       *ramFile // nil: no volatile write cache
 	broken    error    // why nothing may be served, although everything could be opened
 
+	noted logMark // what mark has
+	mark  atomic.Pointer[logMark]
+
 	wallAt, wallAhead int64 // Mono when the wall clock was read, and what it is ahead of Mono
 }
 
@@ -51,8 +55,10 @@ func (k *stack) run(opened chan<- error) {
 		opened <- errors.Join(err, l.Close())
 		return
 	}
+	k.noteLog()
 	opened <- nil
 	err = l.Run(k.kick)
+	k.noteLog()
 	if k.net != nil {
 		err = errors.Join(err, k.net.Close())
 	}
@@ -66,6 +72,7 @@ const wallEvery = 250_000_000
 func (k *stack) kick(mono int64) int64 {
 	if mono-k.wallAt > wallEvery {
 		k.wallAt, k.wallAhead = mono, time.Now().UnixNano()-mono
+		k.noteLog()
 	}
 	now := blk.Instant{Mono: mono, Wall: mono + k.wallAhead}
 	wake := k.node.Kick(now)
@@ -111,6 +118,11 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	if k.cache, err = k.openCache(o, drive); err != nil {
 		return k.explain(err)
 	}
+	if k.log != nil && !k.s.o.AcceptLog && !k.s.o.Reattach {
+		if err := checkMark(c.Name, c.Log, k.logMark(), true); err != nil {
+			return err
+		}
+	}
 	if k.ram != nil {
 		k.ram.claim(k.cache.Log().Super().Log, o.Incarnation)
 	}
@@ -131,7 +143,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		return err
 	}
 	m := mirror.Options{OnDisconnect: lost, Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
-		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach && !wasRemote(c.Name), Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
+		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach && !wasRemote(c.Name), Lost: in.Disk == nil || k.log == nil, Blank: k.log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
 		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli},
 		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep, Asked: k.s.asked}
 	if k.net == nil {
@@ -177,6 +189,9 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 	for n := 0; ; n++ {
 		c, err := dcd.Open(o, drive)
 		var bad *seglog.CorruptError
+		if errors.Is(err, seglog.ErrReadError) && o.Log != nil && k.startsRemote(&o, err, true) {
+			continue
+		}
 		if !errors.As(err, &bad) || o.Log == nil || n == maxRepairs {
 			return c, err
 		}
@@ -197,11 +212,26 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 				e = seglog.Repair(o.Log, bad, raw, drive)
 			}
 		}
+		if e != nil && k.startsRemote(&o, err, s.Marks&(seglog.Degraded|seglog.Ahead) == 0 && s.Marks&seglog.HasPeer != 0) {
+			continue
+		}
 		if e != nil {
 			return nil, fmt.Errorf("%w; %w (`robib-ublk log check %s` says more; a peer that was in sync has everything: `robib-ublk promote` there)", err, e, k.s.c.Log)
 		}
 		k.s.o.Logf("%s: segment %d of the log was written anew from the peer's copy", k.s.c.Name, bad.LSN)
 	}
+}
+
+// startsRemote gives up a log that cannot be opened where a peer can stand in for it, as for one that is missing.
+// peer: it lacks nothing that was acknowledged, as far as is known.
+func (k *stack) startsRemote(o *dcd.Options, why error, peer bool) bool {
+	c := k.s.c
+	if !peer || c.Role != Primary || c.Remote == "" && c.Listen == "" || c.WriteCache || k.s.o.New {
+		return false
+	}
+	k.s.o.Logf("%s: the log %s cannot be used, and the volume starts remote: %v", c.Name, c.Log, why)
+	o.Log, o.Super, k.log = nil, blankSuper(c), nil
+	return true
 }
 
 // openWriteCache finds the memory that the write cache is kept in, and what a killed server left there.

@@ -57,6 +57,8 @@ type Status struct {
 	SyncPercent     float64 `json:"full_sync_percent"`
 	SyncKind        string  `json:"sync_kind,omitempty"` // of the sync under way: in place, or staged
 	PeerReads       uint64  `json:"peer_reads_total"`
+	DamagedReads    uint64  `json:"log_damaged_reads_total"`
+	Mended          uint64  `json:"disk_mended_ranges_total"`
 	Reads           uint64  `json:"reads_total"`
 	Writes          uint64  `json:"writes_total"`
 	WrittenBytes    uint64  `json:"written_bytes_total"`
@@ -208,6 +210,7 @@ func (v *Status) cache(s *dcd.Status) {
 	v.WriteReduction = ratio(float64(s.SupersededBytes)*100, float64(s.SupersededBytes+s.DestagedBytes))
 	v.Discards, v.WriteZeroes, v.ZeroedBytes, v.ZeroExtents, v.ZeroPending = s.Discards, s.Zeroes, s.ZeroedBytes, s.ZeroExtents, s.ZeroBytes
 	v.ReadRAM, v.ReadLog, v.ReadDisk, v.ReadZero = s.ReadRAM, s.ReadLog, s.ReadData, s.ReadZero
+	v.DamagedReads, v.Mended = s.Rotten, s.Mended
 	hits := float64(s.ReadRAM + s.ReadLog + s.ReadZero)
 	v.HitPercent = ratio(hits*100, hits+float64(s.ReadData+s.ReadPeer))
 }
