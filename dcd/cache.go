@@ -85,13 +85,14 @@ type Cache struct {
 	lockLen int64
 	full    bool // the last Begin found no room
 
-	r reads
-	v verifier
-	m mender
-	d destager
-	p pressure
-	b below
-	y bypass
+	r   reads
+	v   verifier
+	m   mender
+	d   destager
+	p   pressure
+	b   below
+	y   bypass
+	gen generation
 
 	filling bool  // the data disk is a new one: see ReplaceData
 	filled  int64 // what of it is good, from its beginning
@@ -142,6 +143,7 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 	}
 	o.LowWater, o.HighWater = Watermarks(o.LowWater, o.HighWater)
 	c := &Cache{AckLimit: math.MaxUint64, DestageLimit: math.MaxUint64, data: o.Data, o: o, follow: o.Follow}
+	c.gen.c = c
 	super := o.Super
 	if o.Log != nil {
 		s, err := seglog.Probe(o.Log, drive)
@@ -165,7 +167,7 @@ func Open(o Options, drive blk.Drive) (*Cache, error) {
 	c.log, err = seglog.Open(o.Log, seglog.Options{Incarnation: o.Incarnation, Super: super, RAM: o.RAM, Replay: o.Replay, Deadline: o.DiskNanos, Visit: func(s *seglog.Segment) {
 		c.mapSegment(s)
 		seen.note(s)
-	}}, drive)
+	}, Staged: func(b seglog.Staged) { c.gen.touch(b.Offset, b.Length) }}, drive)
 	if err == nil && o.Data != nil && c.dataErr == nil {
 		// Of a disk that is being filled the log knows only what it has brought there itself.
 		err = seen.check(c.log, o.Data, drive, o.AcceptDisk || super.Marks&seglog.NeedsRefill != 0)
@@ -217,6 +219,7 @@ func (c *Cache) prepare() error {
 		return err
 	}
 	c.b.c, c.p.c = c, c
+	c.gen.open()
 	c.y.open(c, c.o.Bypass)
 	c.cleared = c.log.First() - 1
 	c.zeros.list = slices.Grow(c.zeros.list, max(maxExtents-len(c.zeros.list), 0)+3)
@@ -231,7 +234,7 @@ func (c *Cache) free() error {
 	if c.idx != nil {
 		errs = append(errs, c.idx.close())
 	}
-	return errors.Join(append(errs, c.d.free(), c.v.close(), blk.Free(c.m.buf))...)
+	return errors.Join(append(errs, c.d.free(), c.gen.free(), c.v.close(), blk.Free(c.m.buf))...)
 }
 
 // mapSegment enters a segment's records into the map.
@@ -349,6 +352,10 @@ func (c *Cache) submit(r *blk.Request) {
 	switch r.Op {
 	case blk.Read:
 		c.count.Reads++
+		if c.gen.parks() {
+			c.gen.waiting.Push(r)
+			return
+		}
 		c.r.submit(r)
 	case blk.Write:
 		if r.Length > c.MaxWrite() {
@@ -425,6 +432,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	c.m.kick()
 	wake = min(wake, c.d.kick(now))
 	c.b.kick()
+	wake = min(wake, c.gen.kick(now))
 	c.y.kick()
 	if !c.held || c.stopped {
 		for r := c.parked.Pop(); r != nil; r = c.parked.Pop() {
@@ -451,6 +459,9 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 func (c *Cache) noteLog() {
 	if err := c.log.Err(); err != nil && c.logErr == nil {
 		c.logErr = err
+		if c.log.Applying() {
+			c.gen.lost(err)
+		}
 		if c.remote {
 			c.log.LoseDevice()
 		}

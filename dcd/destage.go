@@ -111,6 +111,9 @@ func (d *destager) limit() seglog.LSN {
 	if Planted && Plant == "destage-beyond" {
 		return d.c.log.Sealed()
 	}
+	if d.c.gen.holds() {
+		return 0
+	}
 	return min(d.c.log.Durable(), d.c.DestageLimit)
 }
 

@@ -13,7 +13,7 @@ var errUnfilled = errors.New("the data disk missed writes: it holds the volume a
 
 // DataQuiet reports whether nothing is on its way to or from the data disk.
 func (c *Cache) DataQuiet() bool {
-	if c.d.phase != resting || c.b.pending() || c.y.active > 0 {
+	if c.d.phase != resting || c.b.pending() || c.gen.busy() || c.y.active > 0 {
 		return false
 	}
 	for i := range c.r.parts {
@@ -54,6 +54,9 @@ func (c *Cache) ReplaceData(dev blk.Device) (ticket uint64, err error) {
 	}
 	c.data, c.dataErr = dev, nil
 	c.filling, c.filled = true, 0
+	if c.log.Applying() {
+		c.log.EndStage() // the old disk lacks these blocks, and the new one gets everything from the peer
+	}
 	return c.log.Update(func(s *seglog.Super) {
 		s.Marks |= seglog.NeedsRefill
 		s.Incompat |= seglog.Refills

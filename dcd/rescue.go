@@ -1,6 +1,7 @@
 package dcd
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/robib-ublk/robib/dcd/seglog"
@@ -38,6 +39,9 @@ func Rescue(log, disk blk.Device, drive blk.Drive) (Rescued, error) {
 			return fmt.Errorf("%v of [%d, +%d) on the data disk: %w", q.Op, q.Offset, q.Length, err)
 		}
 		return nil
+	}
+	if err := rescueStage(log, do, buf, drive); err != nil {
+		return r, err
 	}
 	past, err := bypassedRanges(log, drive)
 	if err != nil {
@@ -88,6 +92,29 @@ func Rescue(log, disk blk.Device, drive blk.Drive) (Rescued, error) {
 	}
 	r.Lost, r.Declared, r.DiskBytes = append(r.Lost, lost...), sup.Declared, sup.DiskBytes
 	return r, do(&blk.Request{Op: blk.Flush})
+}
+
+// rescueStage brings the blocks of a sync to the data disk, where they belong before anything else of the log.
+func rescueStage(log blk.Device, do func(q *blk.Request) error, buf []byte, drive blk.Drive) error {
+	s, err := seglog.Probe(log, drive)
+	switch {
+	case err != nil:
+		return err
+	case s.Marks&seglog.Staging != 0:
+		return fmt.Errorf("the log holds a sync that is not whole: the data disk alone is the copy, as of LSN %d, and lacks nothing", s.Visible.LSN-1)
+	}
+	var failed error
+	_, err = seglog.WalkStage(log, drive, func(b seglog.Staged) {
+		for off := int64(0); off < b.Length && failed == nil; {
+			n := min(b.Length-off, int64(len(buf)))
+			if clear(buf[:n]); b.Payload != nil {
+				copy(buf[:n], b.Payload[off:])
+			}
+			failed = do(&blk.Request{Op: blk.Write, Offset: b.Offset + off, Length: n, Buf: buf[:n]})
+			off += n
+		}
+	})
+	return errors.Join(err, failed)
 }
 
 // bypasses are the ranges that went past a log, in its order: what the log has of them from before

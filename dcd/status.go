@@ -72,14 +72,14 @@ func (c *Cache) PauseDestage(on bool) { c.d.paused = on }
 // Dirty is how many bytes of payload are mapped, at most; 0 when the data disk holds everything.
 func (c *Cache) Dirty() int64 {
 	if c.idle() && c.d.phase == resting && c.d.reader.Kept() >= c.log.Sealed() {
-		return 0
+		return c.gen.left()
 	}
-	return max(int64(c.idx.n), 1) * BlockBytes
+	return max(int64(c.idx.n), 1)*BlockBytes + c.gen.left()
 }
 
 // Busy reports whether anything of the cache's own is in flight below.
 func (c *Cache) Busy() bool {
-	return c.log.Busy() || c.log.Unwritten() || c.d.out > 0 || c.b.pending() || c.m.busy || c.y.active > 0 || c.r.active > 0
+	return c.log.Busy() || c.log.Unwritten() || c.d.out > 0 || c.b.pending() || c.gen.busy() || c.m.busy || c.y.active > 0 || c.r.active > 0
 }
 
 // Cut durably removes the log's tail after lsn and maps again what is left. Nothing may be in flight.
@@ -104,10 +104,16 @@ func (c *Cache) Reset(p seglog.Point, change func(s *seglog.Super), drive blk.Dr
 	if err := c.log.Reset(p, change, drive); err != nil {
 		return err
 	}
+	c.gen.phase = genIdle
+	c.restarted(p.LSN - 1)
+	return nil
+}
+
+// restarted is told that log and map are empty and go on behind lsn.
+func (c *Cache) restarted(lsn seglog.LSN) {
 	c.idx.reset()
 	c.zeros.list = c.zeros.list[:0]
-	c.cleared, c.declared = p.LSN-1, p.LSN-1
-	return nil
+	c.cleared, c.declared = lsn, lsn
 }
 
 // remap rebuilds the map from the segments that are not destaged yet. Those that are may be

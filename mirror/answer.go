@@ -53,7 +53,7 @@ func (x *receiver) compare(f *wire.Frame) {
 
 // wasRead records that a block which is compared came back.
 func (x *receiver) wasRead(s *resyncSlot) {
-	if s.Replaced(x.mem[int(s.Tag)*syncBytes:]) {
+	if s.Replaced(x.slotMem(s)[x.head:]) {
 		// The disk hangs and may still write to the slot's memory: the slot is not used again.
 		s.gone, s.Err = true, syscall.EIO
 	}

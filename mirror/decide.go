@@ -60,6 +60,10 @@ func rule(v View) (Verdict, string) {
 	myMarks, peerMarks := seglog.Marks(me.Marks), seglog.Marks(p.Marks)
 	gone := myMarks&seglog.PeerNeedsFullSync != 0
 	wrote := peerMarks&seglog.Ahead != 0 && !(Planted && Plant == "forget-ahead") // it acknowledged what this side may lack
+	partly := "the peer's copy is incomplete"
+	if p.Staging {
+		partly = "a sync is staged at the peer, and incomplete"
+	}
 	switch {
 	case p.MinVersion > wire.Version || p.Version < wire.MinVersion:
 		return Refuses, fmt.Sprintf("the peer speaks protocol versions %d to %d, this side %d to %d", p.MinVersion, p.Version, wire.MinVersion, wire.Version)
@@ -88,11 +92,11 @@ func rule(v View) (Verdict, string) {
 	case p.New:
 		return FullSyncs, "the peer is new"
 	case peerMarks&seglog.Inconsistent != 0 && v.CanResume && v.Known && v.Common == p.Last.LSN:
-		return Resumes, "the peer's copy is incomplete, and what it has is on this chain"
+		return Resumes, partly + ", and what it has is on this chain"
 	case peerMarks&seglog.Inconsistent != 0 && v.MapGood:
-		return MapSyncs, "the peer's copy is incomplete, and the map says what it lacks"
+		return MapSyncs, partly + ", and the map says what it lacks"
 	case peerMarks&seglog.Inconsistent != 0:
-		return FullSyncs, "the peer's copy is incomplete"
+		return FullSyncs, partly
 	case gone && (!wrote || v.Known && v.Common == p.Last.LSN):
 		return FullSyncs, "what the peer lacks is not in the log any more"
 	case p.Last.LSN+1 < me.First.LSN && v.MapGood:

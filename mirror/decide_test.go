@@ -61,6 +61,16 @@ func TestDecide(t *testing.T) {
 		{"interrupted sync, other chain", func(v *View) {
 			v.Peer.Marks, v.CanResume, v.Peer.Last.LSN = uint32(seglog.Inconsistent), true, 25
 		}, FullSyncs, "incomplete"},
+		{"staged sync, interrupted", func(v *View) {
+			v.Peer.Marks, v.Peer.Staging, v.MapGood, v.CanResume = uint32(seglog.Inconsistent), true, true, true
+		}, Resumes, "staged at the peer"},
+		{"staged sync, other chain", func(v *View) {
+			v.Peer.Marks, v.Peer.Staging, v.MapGood, v.CanResume, v.Peer.Last.LSN = uint32(seglog.Inconsistent), true, true, true, 25
+		}, MapSyncs, "the map says what it lacks"},
+		{"staged sync, older than the map", func(v *View) { v.Peer.Marks, v.Peer.Staging = uint32(seglog.Inconsistent), true }, FullSyncs, "staged at the peer"},
+		{"staged sync, promoted meanwhile", func(v *View) {
+			v.Peer.Marks, v.Peer.Staging, v.Peer.Term.Number = uint32(seglog.Inconsistent), true, 3
+		}, Stops, "promoted"},
 		{"below the log, map good", func(v *View) { v.Peer.Last.LSN, v.MapGood = 8, true }, MapSyncs, "what changed between"},
 		{"inconsistent peer", func(v *View) { v.Peer.Marks = uint32(seglog.Inconsistent) }, FullSyncs, "incomplete"},
 		{"fell out of the log", func(v *View) { v.Me.Marks = uint32(seglog.PeerNeedsFullSync) }, FullSyncs, "not in the log any more"},

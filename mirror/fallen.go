@@ -27,17 +27,32 @@ type fallen struct {
 // lacks reports whether the peer lacks something that is not in the log.
 func (n *Node) lacks() bool { return n.marks()&(seglog.PeerNeedsFullSync|seglog.DirtyMap) != 0 }
 
-// kick goes on while the peer is away and the log is full.
+// reader is whose segments are entered: those that the peer lacks, or has in a stage only; nil: nobody's.
+func (f *fallen) reader() *seglog.Reader {
+	switch n := f.n; {
+	case n.full.kept != nil:
+		return n.full.kept
+	case !n.s.up:
+		return n.ship.r
+	}
+	return nil
+}
+
+func (f *fallen) reset() { f.upTo, f.active, f.back = 0, false, false }
+
+// kick goes on while the log is full and the peer is away, or has what it gets in a stage only.
 func (f *fallen) kick() {
 	n := f.n
-	r := n.ship.r
-	if r == nil || n.s.up {
-		f.upTo, f.active, f.back = 0, false, false
+	r := f.reader()
+	if r == nil {
+		f.reset()
 		return
 	}
 	d := n.log.Dirty()
 	if f.upTo > 0 && d.Durable() && n.log.Updated() >= f.begun {
-		r.Release(f.upTo)
+		if r.Release(f.upTo); r == n.full.kept && !n.s.up && n.ship.r != nil {
+			n.ship.r.Skip(f.upTo)
+		}
 		f.upTo = 0
 	}
 	used, of := n.log.Used()
@@ -45,7 +60,9 @@ func (f *fallen) kick() {
 	case used*100 < of*logHigh && !f.active:
 		return
 	case n.marks()&seglog.PeerNeedsFullSync != 0:
-		n.ship.close() // it gets everything anyway
+		if n.full.letGo(); !n.s.up { // it gets everything anyway
+			n.ship.close()
+		}
 		return
 	case f.upTo > 0:
 		return

@@ -39,6 +39,11 @@ type fullSync struct {
 	from    int64      // when the block in hand was begun
 	rest    int64      // the next one begins then: the client goes first
 
+	staged  bool           // the newest sync is staged at the peer, or was when the session ended
+	visible seglog.LSN     // there, until it is whole
+	kept    *seglog.Reader // keeps in the log what the map does not say; nil: it need not
+	gone    []*seglog.Reader
+
 	compares
 }
 
@@ -79,11 +84,13 @@ func (s *fullSync) begin(all bool) (wire.Point, error) {
 			return wire.Point{}, err
 		}
 	}
+	s.start(at, 0)
+	s.letGo()
+	s.hold(s.stages(), at)
 	n.ship.close()
 	if err := n.ship.from(at, at); err != nil {
 		return wire.Point{}, err
 	}
-	s.start(at, 0)
 	return wire.Point{LSN: at, Hash: h}, nil
 }
 
@@ -93,6 +100,7 @@ func (s *fullSync) resume(lsn seglog.LSN) error {
 		return err
 	}
 	at, off := s.n.log.Dirty().Resume()
+	s.hold(s.n.s.view.Peer.Staging, s.n.oldest()-1)
 	if err := s.n.ship.from(lsn, s.n.s.durable); err != nil {
 		return err
 	}
@@ -144,6 +152,7 @@ func (s *fullSync) Complete(r *blk.Request) {
 func (s *fullSync) kick() (wake int64) {
 	n := s.n
 	wake = blk.Never
+	s.sweep()
 	if s.have && !s.reading && s.req.Err != 0 && s.active {
 		s.have = false
 		n.cache.UnlockRange()
@@ -280,7 +289,8 @@ func (s *fullSync) whole() {
 		return
 	}
 	n := s.n
-	s.active = false
+	s.active, s.staged = false, false
+	s.letGo()
 	n.log.Update(func(x *seglog.Super) { x.Marks &^= seglog.PeerNeedsFullSync | seglog.AssumedClean })
 	n.mapEnds()
 	n.event("full sync", "running", "complete", fmt.Sprintf("%d bytes sent, %d equal at the peer", s.sent, s.skipped))

@@ -191,6 +191,14 @@ func New(o Options) (*Node, error) {
 	if err := errors.Join(n.srv.open(), n.rx.open()); err != nil {
 		return nil, err
 	}
+	switch {
+	case n.primary && n.cache.Staging():
+		return nil, errors.New("mirror: the log holds a sync that is not whole: only a secondary can be started with it, and promoted")
+	case n.log.StageDamaged():
+		if err := n.rx.drop("blocks of the sync are damaged", func(*seglog.Super) {}); err != nil {
+			return nil, err
+		}
+	}
 	if n.hasPeer() {
 		n.cache.SetFallback(&n.peer)
 	}
@@ -315,7 +323,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 // does not, and each append that completes would cost a batch of its own.
 func (n *Node) watchesDurable() bool {
 	if !n.primary {
-		return n.rx.syncing || n.rx.ending
+		return n.rx.syncing || n.rx.ending || n.cache.Staging()
 	}
 	return n.hasPeer() && !(n.ready && n.bound && n.ship.durable >= n.boundAt && !n.remoteMode)
 }

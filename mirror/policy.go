@@ -128,7 +128,7 @@ func (n *Node) unbind(reason string) {
 	n.unboundAt = n.log.Update(func(s *seglog.Super) { s.Marks |= want })
 	if !n.remoteMode {
 		// What the peer had is all that may be acknowledged meanwhile.
-		n.cache.AckLimit = min(n.cache.AckLimit, max(n.ship.durable, n.log.First()-1))
+		n.cache.AckLimit = min(n.cache.AckLimit, max(n.remoteDurable(), n.log.First()-1))
 		if n.o.Mode == Async && n.ready {
 			n.cache.AckLimit = n.log.Durable()
 		}
@@ -244,6 +244,9 @@ func (n *Node) acked(f *wire.Frame) {
 	}
 	if n.ship.r != nil {
 		n.ship.r.Release(n.ship.durable)
+	}
+	if f.Flags&ackInPlace != 0 {
+		n.full.inPlace()
 	}
 	if f.Flags&ackWhole != 0 {
 		n.full.whole()

@@ -10,7 +10,10 @@ import (
 )
 
 // Flags of an Ack.
-const ackWhole = 1 // the full sync is complete and durable
+const (
+	ackWhole   = 1 // the full sync is complete and durable
+	ackInPlace = 2 // it was staged, and goes on in place: the copy is inconsistent, durably
+)
 
 // resyncSlots is how many blocks of a full sync wait for the disk; then the stream is held.
 const resyncSlots = 8
@@ -29,6 +32,7 @@ type receiver struct {
 	slots    [resyncSlots]resyncSlot
 	out      int
 	mem      []byte
+	head     int64 // bytes in front of each block in it
 	flushing bool
 	flushed  bool
 	flush    blk.Request
@@ -37,12 +41,16 @@ type receiver struct {
 	ending   bool
 	endDone  bool
 
-	prepare  *wire.DecisionMsg // a map sync that begins once everything older is on the disk
+	prepare  *wire.DecisionMsg // a sync that begins once everything older is on the disk
 	term     seglog.Term       // with which
 	since    int64             // bytes of blocks since what was said to be durable
 	upTo     int64             // end of the last block
 	pausing  bool              // the disk is flushed before more is taken
 	progress int64             // to be told; 0: nothing
+
+	staged bool   // the sync goes to the log's stage
+	giving string // why it shall go on in place; "": it shall not
+	gaveUp uint64 // ticket of the superblock that says that it does, until the primary is told; 0: it need not be
 
 	order []*resyncSlot // that are compared, oldest first
 	reads uint64        // of them, that came back
@@ -72,7 +80,7 @@ func (x *receiver) close() error {
 // Complete records that a block, or the flush, has reached the disk.
 func (x *receiver) Complete(r *blk.Request) {
 	if r.Err != 0 && r.Op != blk.Read {
-		x.n.Fail(fmt.Errorf("full sync: write the data disk: %w", r.Err))
+		x.n.Fail(fmt.Errorf("full sync: write: %w", r.Err))
 	}
 	if r.Tag == resyncSlots {
 		if x.flushing = false; x.pausing {
@@ -92,7 +100,7 @@ func (x *receiver) Complete(r *blk.Request) {
 
 // blocked reports whether a frame waits for room: nothing behind it is taken meanwhile.
 func (x *receiver) blocked() bool {
-	if x.prepare != nil || x.pausing {
+	if x.prepare != nil || x.pausing || x.converts() {
 		x.n.s.excuse()
 		return true
 	}
@@ -122,159 +130,6 @@ func (x *receiver) frame(f *wire.Frame) {
 	}
 }
 
-// agree prepares for what the primary decided; it may wait for disks.
-func (x *receiver) agree(f *wire.Frame, d *wire.DecisionMsg) error {
-	n := x.n
-	x.told, x.toldRecv, x.isHeld, x.ended, x.whole = 0, 0, false, false, false
-	term := seglog.Term{Number: f.Term.Number, ID: f.Term.ID}
-	switch d.Way {
-	case wire.FullSync, wire.MapSync:
-		switch {
-		case d.Resume:
-			return x.resumeSync(d)
-		case d.Way == wire.FullSync:
-			return x.beginSync(d, term)
-		}
-		// The log ends here: what it holds must be on the disk before it is given up. All of it is
-		// on the primary's chain.
-		c := *d
-		x.prepare, x.term = &c, term
-		x.declare(n.log.Sealed())
-		n.cache.DestageAll(true)
-		return nil
-	case wire.TakeTail:
-		return n.ship.from(d.At.LSN, d.At.LSN)
-	}
-	x.syncing = false
-	if n.marks()&seglog.Inconsistent != 0 {
-		return errors.New("this copy is incomplete, and the primary wants to stream")
-	}
-	if d.Cut && d.At.LSN < n.log.Sealed() {
-		if err := x.cut(d.At.LSN); err != nil {
-			return err
-		}
-	}
-	if n.log.Sealed() != d.At.LSN {
-		return fmt.Errorf("the primary streams from LSN %d, this log ends at %d", d.At.LSN, n.log.Sealed())
-	}
-	n.ship.close()
-	const own = seglog.Demoted | seglog.Ahead | seglog.Degraded | seglog.HasPeer
-	if n.log.Super().Term != term || n.marks()&own != 0 {
-		return n.log.Sync(n.log.Update(func(s *seglog.Super) {
-			s.Term = term
-			s.Marks &^= own
-		}), n.o.Drive)
-	}
-	return nil
-}
-
-// keep hands the segments after lsn to whoever keeps what is given up.
-func (x *receiver) keep(lsn seglog.LSN) error {
-	n := x.n
-	if n.o.Keep == nil || lsn >= n.log.Sealed() {
-		return nil
-	}
-	var failed error
-	bad, err := n.log.Scan("keep", lsn, n.o.Drive, func(s *seglog.Segment) {
-		if failed == nil {
-			failed = n.o.Keep(s.Raw)
-		}
-	})
-	if failed == nil {
-		failed = n.o.Keep(nil)
-	}
-	if bad != nil {
-		n.event("log", "", "part of what is given up cannot be read, and kept", bad.Error())
-	}
-	if failed != nil {
-		failed = fmt.Errorf("keep what is given up: %w", failed)
-	}
-	return errors.Join(failed, err)
-}
-
-// cut removes a tail that was never acknowledged, durably, after it was kept aside.
-func (x *receiver) cut(after seglog.LSN) error {
-	n := x.n
-	n.event("log", fmt.Sprintf("LSN %d", n.log.Sealed()), fmt.Sprintf("LSN %d", after), "the primary never had the tail, and it was never acknowledged")
-	if err := x.quiet(); err != nil {
-		return err
-	}
-	if err := x.keep(after); err != nil {
-		n.event("log", "", "what is cut is not kept", err.Error()) // nobody was told that it was written
-	}
-	return n.cache.Cut(after, n.o.Drive)
-}
-
-// quiet waits until nothing of the cache's is on its way to a disk.
-func (x *receiver) quiet() error {
-	n := x.n
-	n.cache.HoldDestage(true)
-	defer n.cache.HoldDestage(false)
-	for n.cache.Busy() {
-		now, err := n.o.Drive()
-		if err != nil {
-			return err
-		}
-		n.cache.Kick(now)
-	}
-	return nil
-}
-
-// resumeSync goes on with a sync that was interrupted.
-func (x *receiver) resumeSync(d *wire.DecisionMsg) error {
-	n := x.n
-	if n.marks()&seglog.Inconsistent == 0 || n.log.Sealed() != d.At.LSN {
-		return fmt.Errorf("the primary goes on with a sync at LSN %d, this log ends at %d (%v)", d.At.LSN, n.log.Sealed(), n.marks())
-	}
-	if err := x.quiet(); err != nil {
-		return err
-	}
-	n.ship.close()
-	x.begin()
-	return x.memory()
-}
-
-func (x *receiver) begin() {
-	x.syncing, x.flushed, x.ticket, x.since, x.upTo, x.pausing, x.progress = true, false, 0, 0, 0, false, 0
-}
-
-func (x *receiver) memory() (err error) {
-	if x.mem == nil {
-		x.mem, err = blk.Alloc(resyncSlots * syncBytes)
-	}
-	return err
-}
-
-// beginSync makes this copy durably inconsistent before anything of it is replaced.
-func (x *receiver) beginSync(d *wire.DecisionMsg, term seglog.Term) error {
-	n := x.n
-	if err := x.quiet(); err != nil {
-		return err
-	}
-	if err := x.memory(); err != nil {
-		return err
-	}
-	if n.o.Discard || n.marks()&seglog.NeedsRefill != 0 {
-		n.event("log", fmt.Sprintf("LSN %d", n.log.Sealed()), fmt.Sprintf("LSN %d", d.Common), "what only this side has is given up, by the user's word or because its disk missed writes")
-		if err := x.keep(d.Common); err != nil {
-			return err
-		}
-		n.o.Discard = false
-	}
-	n.ship.close()
-	x.begin()
-	mark := seglog.Inconsistent
-	if Planted && Plant == "no-inconsistent" {
-		mark = 0
-	}
-	return n.cache.Reset(seglog.Point{LSN: d.At.LSN + 1, PrevHash: d.At.Hash}, func(s *seglog.Super) {
-		s.Marks = mark
-		s.Incompat &^= seglog.Refills
-		s.Volume, s.Term = d.Volume, term
-		s.Fingerprint = [seglog.FingerprintSectors]uint64{}
-	}, n.o.Drive)
-}
-
 func (x *receiver) segment(f *wire.Frame) {
 	n := x.n
 	if n.primary && !n.s.tail {
@@ -285,7 +140,9 @@ func (x *receiver) segment(f *wire.Frame) {
 	switch {
 	case err == nil:
 	case errors.Is(err, seglog.ErrFull):
-		x.hold(f)
+		if x.hold(f); x.staged && n.log.Durable() == n.log.Sealed() {
+			x.giveUp("the log has no room for what is written meanwhile")
+		}
 		return
 	default:
 		n.s.lost(err)
@@ -321,10 +178,23 @@ func (x *receiver) resync(f *wire.Frame) {
 	} else {
 		copy(b, data)
 	}
-	x.out++
 	s.Op, s.Offset, s.Length, s.Buf, s.Owner = blk.Write, r.Offset, r.Length, b, x
-	n.cache.Below(&s.Request)
+	if x.staged {
+		s.Buf = x.slotMem(s)[x.head-n.log.StageUnit():]
+		if !x.stage(f, s, r.Zero) {
+			return
+		}
+	} else {
+		n.cache.Below(&s.Request)
+	}
+	x.out++
 	x.came(&r)
+}
+
+// slotMem is a slot's memory: room for a head, then for a block.
+func (x *receiver) slotMem(s *resyncSlot) []byte {
+	n := x.head + syncBytes
+	return x.mem[int64(s.Tag)*n:][:n:n]
 }
 
 // slot takes a free slot with room for length bytes; nil: all are in use.
@@ -332,7 +202,7 @@ func (x *receiver) slot(length int64) (*resyncSlot, []byte) {
 	for i := range x.slots {
 		if s := &x.slots[i]; !s.busy {
 			s.busy, s.comparing = true, false
-			return s, x.mem[i*syncBytes:][:length:length]
+			return s, x.slotMem(s)[x.head:][:length:length]
 		}
 	}
 	return nil, nil
@@ -364,6 +234,7 @@ func (x *receiver) follow() {
 		n.cache.DestageLimit = n.log.Sealed()
 	}
 	x.prepareSync()
+	x.give()
 	x.step()
 	x.finishSync()
 	if err := firstErr(n.cache.Lost()); err != nil && n.failed == nil {
@@ -379,15 +250,19 @@ func (x *receiver) follow() {
 	}
 }
 
-// prepareSync begins a map sync once the log holds nothing that the disk lacks.
+// prepareSync begins a sync once the log holds nothing that the disk lacks, but for a stage that it supersedes.
 func (x *receiver) prepareSync() {
-	if x.prepare == nil || x.n.cache.Dirty() > 0 || x.n.cache.Busy() {
+	if x.prepare == nil || x.giving != "" || x.n.cache.Busy() || x.n.cache.Dirty() > 0 && !(x.n.cache.Staging() && x.prepare.Stage) {
 		return
 	}
 	d := x.prepare
 	x.prepare = nil
 	x.n.cache.DestageAll(false)
-	if err := x.beginSync(d, x.term); err != nil {
+	begin := x.beginSync
+	if d.Stage && x.n.log.Sealed() <= d.At.LSN {
+		begin = x.beginStage
+	}
+	if err := begin(d, x.term); err != nil {
 		x.n.s.lost(err)
 	}
 }
@@ -403,17 +278,26 @@ func (x *receiver) step() {
 	}
 }
 
-// flushDisk flushes the data disk, unless that is under way.
+// flushDisk flushes the data disk, or the log's with a stage, unless that is under way.
 func (x *receiver) flushDisk() {
-	if !x.flushing {
-		x.flushing = true
-		x.flush.Op, x.flush.Owner = blk.Flush, x
+	if x.flushing {
+		return
+	}
+	x.flush.Op, x.flush.Owner, x.flushing = blk.Flush, x, true
+	if x.staged {
+		x.flushing = x.n.log.FlushStage(&x.flush)
+	} else {
 		x.n.cache.Below(&x.flush)
 	}
 }
 
 // reached is told that all blocks up to upTo are durable.
-func (x *receiver) reached() { x.pausing, x.since, x.progress = false, 0, x.upTo }
+func (x *receiver) reached() {
+	x.pausing, x.since, x.progress = false, 0, x.upTo
+	if x.staged {
+		x.n.log.Update(func(s *seglog.Super) { s.StageBlocks = x.n.log.StagedBlocks() })
+	}
+}
 
 func firstErr(a, b error) error {
 	if a != nil {
@@ -427,9 +311,11 @@ func firstErr(a, b error) error {
 func (x *receiver) finishSync() {
 	n := x.n
 	switch {
-	case !x.syncing || !x.ended || x.pausing || x.out > 0 || x.isHeld || n.log.Durable() < x.endAt:
-	case !x.flushed:
+	case !x.syncing || !x.ended || x.pausing || x.out > 0 || x.isHeld || n.log.Durable() < x.endAt || x.converts():
+	case !x.flushed && !(Planted && Plant == "gen-visible-early" && x.staged):
 		x.flushDisk()
+	case x.ticket == 0 && x.staged:
+		x.show()
 	case x.ticket == 0:
 		if err := x.fingerprint(); err != nil {
 			n.Fail(err)
@@ -438,7 +324,11 @@ func (x *receiver) finishSync() {
 		x.ticket = n.log.Update(func(s *seglog.Super) { s.Marks &^= seglog.Inconsistent })
 	case n.log.Updated() >= x.ticket:
 		x.ticket, x.syncing, x.ended, x.whole = 0, false, false, true
-		n.event("copy", "inconsistent", "consistent", fmt.Sprintf("the full sync is complete at LSN %d", n.log.Durable()))
+		old := "inconsistent"
+		if x.staged {
+			old, x.staged = "staged", false
+		}
+		n.event("copy", old, "consistent", fmt.Sprintf("the full sync is complete at LSN %d", n.log.Durable()))
 	}
 }
 
@@ -461,7 +351,7 @@ func (x *receiver) ack() {
 	if Planted && Plant == "ack-received" {
 		d = r
 	}
-	if d == x.told && !x.whole && (r == x.toldRecv || n.o.Mode != SemiSync) {
+	if d == x.told && !x.whole && !x.tellsInPlace() && (r == x.toldRecv || n.o.Mode != SemiSync) {
 		return // what is only received nobody waits for
 	}
 	f := n.frameOf(wire.Ack)
@@ -469,8 +359,13 @@ func (x *receiver) ack() {
 	if x.whole {
 		f.Flags = ackWhole
 	}
+	if x.tellsInPlace() {
+		f.Flags |= ackInPlace
+	}
 	if n.s.conn.Send(f) {
-		x.told, x.toldRecv, x.whole = d, r, false
+		if x.told, x.toldRecv, x.whole = d, r, false; f.Flags&ackInPlace != 0 {
+			x.gaveUp = 0
+		}
 	}
 }
 

@@ -206,6 +206,8 @@ func (s *session) startBlank() error {
 	case p.Primary:
 		n.fence("the peer was promoted meanwhile")
 		return errors.New("the peer is the primary")
+	case p.Staging:
+		return fmt.Errorf("a sync is staged at the peer, and incomplete, and this side has no log: promote the peer, whose copy is as of LSN %d", p.Visible.LSN)
 	case seglog.Marks(p.Marks)&seglog.Inconsistent != 0:
 		return errors.New("the peer's copy is incomplete, and this side has no log: neither can serve")
 	}
@@ -234,6 +236,13 @@ func (n *Node) Drain(alone bool) error {
 		// A peer that is away stays behind: it is found out at the next add.
 	case !n.primary && max(n.rx.declared, n.cache.Declared()) < n.log.LastData():
 		return fmt.Errorf("the newest writes here (up to LSN %d) were never declared durable by the primary: promote this side, or let the primary come back", n.log.Sealed())
+	}
+	if n.cache.Staging() {
+		n.s.goodbye("this copy ends")
+		n.s.lost(errors.New("this copy ends"))
+		if err := n.rx.drop("this copy ends, and the sync is not whole", func(*seglog.Super) {}); err != nil {
+			return err
+		}
 	}
 	n.draining, n.drainPeer = true, n.primary && n.s.up && !alone
 	n.cache.DestageAll(true)

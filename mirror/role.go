@@ -109,10 +109,18 @@ func (n *Node) promote(why string) {
 	n.primary, n.claimed = true, true
 	n.cache.Follow(false)
 	n.cache.Hold(true)
-	n.promoting = n.log.Update(func(s *seglog.Super) {
-		s.Term = seglog.Term{Number: s.Term.Number + 1, ID: n.o.Random() | 1}
-		s.Marks = seglog.HasPeer | seglog.Degraded | seglog.Ahead
-	})
+	term := seglog.Term{Number: n.log.Super().Term.Number + 1, ID: n.o.Random() | 1}
+	reign := func(s *seglog.Super) {
+		s.Term, s.Marks = term, seglog.HasPeer|seglog.Degraded|seglog.Ahead
+	}
+	if n.cache.Staging() {
+		if err := n.rx.drop("promoted: a sync was not whole", reign); err != nil {
+			n.Fail(err)
+			return
+		}
+		reign = func(*seglog.Super) {}
+	}
+	n.promoting = n.log.Update(reign)
 	// The old primary had everything that is not in this log any more: it was declared durable there.
 	n.ship.close()
 	n.ship.open(n.oldest() - 1)
@@ -143,10 +151,22 @@ func (n *Node) Missing() Missing {
 	if n.s.heard > 0 {
 		m.SilentNanos = n.now.Mono - n.s.heard
 	}
-	if n.s.peerSealed > n.log.Sealed() {
-		m.From, m.To, m.Bytes = n.log.Sealed()+1, n.s.peerSealed, n.behind.lacks(n.log)
+	switch at := n.copyEnd(); {
+	case n.s.peerSealed <= at:
+	case n.cache.Staging():
+		m.From, m.To = at+1, n.s.peerSealed
+	default:
+		m.From, m.To, m.Bytes = at+1, n.s.peerSealed, n.behind.lacks(n.log)
 	}
 	return m
+}
+
+// copyEnd is the newest segment of this copy: of a sync that is staged nothing counts.
+func (n *Node) copyEnd() seglog.LSN {
+	if n.cache.Staging() {
+		return n.visible().LSN
+	}
+	return n.log.Sealed()
 }
 
 // behind is what the primary last said of what it does not know to be durable here.

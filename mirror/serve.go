@@ -81,7 +81,7 @@ func (v *server) request(f *wire.Frame) {
 
 // kick starts reads whose state this copy has durably.
 func (v *server) kick() {
-	for len(v.queue) > 0 && v.n.log.Durable() >= v.queue[0].lsn {
+	for len(v.queue) > 0 && !v.n.cache.Staging() && v.n.log.Durable() >= v.queue[0].lsn {
 		i := v.free()
 		if i < 0 {
 			return

@@ -125,28 +125,20 @@ func (s *session) again(err error) {
 	s.wait(s.n)
 }
 
-// retry is when a connection that could not be made, or was lost, is dialed again.
-type retry struct {
-	backoff  int64 // after the newest loss; 0: there was none
-	nextDial int64
-}
-
-// wait puts the next attempt off, for longer each time, with a part left to chance.
-func (r *retry) wait(n *Node) {
-	r.backoff = min(max(r.backoff*2, n.o.Timing.Backoff), n.o.Timing.BackoffTo)
-	r.nextDial = n.now.Mono + r.backoff/2 + int64(n.o.Random()%uint64(r.backoff/2+1))
-}
-
 // adopt makes c the connection; there is none.
 func (s *session) adopt(c Conn) {
+	if err := s.n.rx.settle(); err != nil {
+		c.Close()
+		s.again(err)
+		return
+	}
 	s.conn, s.heard, s.hello, s.asked, s.tail = c, s.n.now.Mono, nil, false, false
 	s.bytes, s.acked, s.modeAt, s.bye, s.id = c.Received(), 0, 0, "", [16]byte{}
 	if s.n.primary {
 		binary.LittleEndian.PutUint64(s.id[:], s.n.o.Random())
 		binary.LittleEndian.PutUint64(s.id[8:], s.n.o.Random())
 	}
-	f := s.n.frameOf(wire.Hello)
-	h := s.n.myHello()
+	f, h := s.n.frameOf(wire.Hello), s.n.myHello()
 	f.Body = h.Encode()
 	c.Send(f)
 }
@@ -157,6 +149,11 @@ func (n *Node) myHello() wire.HelloMsg {
 		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
 		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
 	h.Discard = n.o.Discard && !n.primary
+	h.StageRoom = n.stageable()
+	if h.Staging = n.cache.Staging(); h.Staging {
+		h.Visible = n.visible()
+		h.Marks |= uint32(seglog.Inconsistent) // as which the end of its log is: all that an older primary knows
+	}
 	if n.o.Asked != nil && n.primary {
 		h.Offered |= wire.FeatureSwap
 	}
@@ -373,9 +370,9 @@ func (s *session) decide() error {
 		if err != nil {
 			return err
 		}
-		d.At = at
+		d.At, d.Stage = at, n.full.staged
 	case Resumes:
-		d.Way, d.Resume, d.At = wire.FullSync, true, s.view.Peer.Last
+		d.Way, d.Resume, d.At, d.Stage = wire.FullSync, true, s.view.Peer.Last, s.view.Peer.Staging
 		if err := n.full.resume(d.At.LSN); err != nil {
 			return err
 		}
@@ -386,6 +383,7 @@ func (s *session) decide() error {
 		if err := n.ship.from(s.view.Common, s.durable); err != nil {
 			return err
 		}
+		n.full.hold(false, 0)
 		if n.log.Dirty().Active() {
 			n.mapEnds() // all that it says lies before the peer's end
 		}
@@ -421,6 +419,9 @@ func (s *session) mapView() {
 	at, off := d.Resume()
 	follows := d.Active() && s.view.Known && s.view.Common == p.Last.LSN && at > 0 && p.Last.LSN >= at
 	s.view.MapGood = d.Knows(p.Last.LSN, p.Last.Hash) || follows
+	if p.Staging { // what it has beyond what is visible is given up for a sync that begins anew
+		s.view.MapGood = d.Knows(p.Visible.LSN, p.Visible.Hash) && s.n.marks()&seglog.PeerNeedsFullSync == 0
+	}
 	s.view.CanResume = follows && off > 0
 	s.view.Clean = s.n.clean(p)
 }

@@ -29,6 +29,7 @@ type Status struct {
 	SinceNanos                       int64 // since the session came up or was lost
 	PeerReads                        uint64
 	SyncDone, SyncTotal              int64
+	SyncKind                         string      // of the sync under way, one of SyncKinds; "": there is none
 	Resync                           ResyncStats // of all syncs since this server's start
 	CatchUp                          CatchUp
 	RefillDone, RefillTotal          int64 // of a new data disk; 0, 0: none is being filled
@@ -105,6 +106,10 @@ const (
 var StateList = []string{StateAlone, StateInSync, StateFollowing, StateDegraded, StateCatchingUp, StateFullSync, StateRemote, StateSuspended, StateWaiting,
 	StateFenced, StateDiverged, StateFailed, StateWaitPrimary, StateIncomplete}
 
+// SyncKinds are how a sync changes the peer's copy: block by block, inconsistent meanwhile, or as one generation,
+// which leaves the old copy as it is until it is whole.
+var SyncKinds = [...]string{"in place", "staged"}
+
 // describe finds the word for the state, and reports a change of it.
 func (n *Node) describe() {
 	s, why := n.word()
@@ -156,6 +161,9 @@ func (n *Node) word() (state, why string) {
 	case n.suspended:
 		return StateSuspended, "the peer is away or behind, and writes wait (on-disconnect=suspend): " + n.s.lastErr
 	case n.s.up && n.full.active:
+		if n.full.staged {
+			return StateFullSync, fmt.Sprintf("%s; until it is done the peer's copy stays as of LSN %d", n.lag.way, n.full.visible)
+		}
 		return StateFullSync, n.lag.way
 	case n.inSync():
 		return StateInSync, "the peer is level"
@@ -167,6 +175,8 @@ func (n *Node) word() (state, why string) {
 
 func (n *Node) secondaryWord() (state, why string) {
 	switch {
+	case n.rx.syncing && n.rx.staged:
+		return StateFullSync, fmt.Sprintf("a newer copy is being made beside this one, which is as of LSN %d until then", n.visible().LSN)
 	case n.rx.syncing:
 		return StateFullSync, "this copy is being made"
 	case n.marks()&seglog.NeedsRefill != 0:
@@ -183,7 +193,7 @@ func (n *Node) secondaryWord() (state, why string) {
 func (n *Node) Status() Status {
 	sup := n.log.Super()
 	s := Status{Primary: n.primary, Ready: n.Ready(), State: n.state, Reason: n.reason, Mode: n.o.Mode, OnDisconnect: n.o.OnDisconnect, Connected: n.s.up, LastError: n.s.lastErr, Term: sup.Term, Marks: sup.Marks, Volume: sup.Volume,
-		Sealed: n.log.Sealed(), Durable: n.log.Durable(), Shipped: n.ship.to, Received: n.ship.received, RemoteDurable: n.ship.durable, RoundTripNanos: n.s.rtt,
+		Sealed: n.log.Sealed(), Durable: n.log.Durable(), Shipped: n.ship.to, Received: n.ship.received, RemoteDurable: n.remoteDurable(), RoundTripNanos: n.s.rtt,
 		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent, Resync: n.resync, RawBytes: n.rawBytes,
 		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}
 	s.Destaged, s.HeartbeatNanos, s.PeerDeadNanos = s.Cache.Destaged, n.o.Timing.Heartbeat, n.o.Timing.PeerDead
@@ -198,6 +208,12 @@ func (n *Node) Status() Status {
 	}
 	if n.primary && n.hasPeer() && s.Sealed > s.RemoteDurable {
 		s.LagSegments = s.Sealed - s.RemoteDurable
+	}
+	if n.full.active || n.rx.syncing {
+		s.SyncKind = SyncKinds[0]
+		if n.full.active && n.full.staged || n.cache.Staging() {
+			s.SyncKind = SyncKinds[1]
+		}
 	}
 	if n.full.active {
 		s.SyncDone, s.SyncTotal = n.full.done(false), n.cache.Info().SizeBytes

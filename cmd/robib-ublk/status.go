@@ -180,7 +180,7 @@ func printStatus(w io.Writer, s *volume.Status) {
 		row("refill", "%.0f %%: %s of %s are on the new disk", float64(s.RefillBytes)*100/float64(s.RefillTotal), volume.Bytes(s.RefillBytes), volume.Bytes(s.RefillTotal))
 	}
 	if s.SyncPercent > 0 {
-		row("full_sync", "%.0f %%", s.SyncPercent)
+		row("full_sync", "%.0f %%, %s", s.SyncPercent, s.SyncKind)
 	}
 	if s.ResyncSent+s.ResyncCompared > 0 {
 		row("resync", "%s sent; %s compared by hash, of which %s were equal and not sent", volume.Bytes(int64(s.ResyncSent)), volume.Bytes(int64(s.ResyncCompared)), volume.Bytes(int64(s.ResyncSkipped)))

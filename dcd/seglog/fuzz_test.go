@@ -112,3 +112,31 @@ func FuzzDirtyMap(f *testing.F) {
 		}
 	})
 }
+
+// Whatever a block of a stage says of itself, with the right checksum, is refused or keeps to the disk and to what there is.
+func FuzzStaged(f *testing.F) {
+	f.Add(uint64(4096), uint64(1024), uint32(0), uint16(1536))
+	f.Add(uint64(1<<20), uint64(512), uint32(1), uint16(512))
+	f.Add(uint64(1<<63), uint64(1<<63), uint32(0), uint16(4096))
+	l := &Log{super: *sample()}
+	l.super.StageID = 5
+	f.Fuzz(func(t *testing.T, off, length uint64, flags uint32, n uint16) {
+		b := make([]byte, 64<<10)
+		putStaged(b, 512, 5, 3, 0, 512, false)
+		le.PutUint64(b[24:], off)
+		le.PutUint64(b[32:], length)
+		le.PutUint32(b[40:], flags)
+		if length <= 32<<10 {
+			le.PutUint32(b[44:], crc32.Checksum(b[512:512+length], crcTab))
+		}
+		le.PutUint32(b[4:], 0)
+		le.PutUint32(b[4:], crc32.Checksum(b[:stageHead], crcTab))
+		s, k, short, ok := l.ParseStaged(b[:n], 3)
+		if ok && (short || s.Offset < 0 || s.Length <= 0 || s.Offset+s.Length > l.super.DiskBytes || s.Payload != nil && int64(len(s.Payload)) != s.Length || k > int64(n)) {
+			t.Errorf("%d bytes, short %v: %+v", k, short, s)
+		}
+		if length%512 == 0 && length > 0 && length <= 4096 && off <= 1<<19 && off%512 == 0 && flags == 0 && int(n) >= 512+4096 && !ok {
+			t.Error("a good one is refused")
+		}
+	})
+}

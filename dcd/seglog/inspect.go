@@ -24,6 +24,7 @@ type Summary struct {
 	DirtyBytes int64 `json:"dirty_bytes"` // payload that may not be on the data disk yet
 	TornTail   bool  `json:"torn_tail"`
 	ReadBytes  int64 `json:"read_bytes"`
+	Staged     int   `json:"staged_blocks"` // of a sync: see Super
 
 	SummaryPages   int   `json:"summary_pages"`
 	Summarized     int   `json:"summarized_segments"` // that pages name, as they are
@@ -50,7 +51,7 @@ func Check(dev blk.Device, drive blk.Drive, report func(Finding)) (Summary, erro
 		sum.Last = g.LSN
 		sum.Segments++
 		sum.Records += g.Records
-		sum.UsedBytes = int64(w.l.head - s.Start.Pos)
+		sum.UsedBytes = int64(w.l.head - s.tail())
 		for i := range g.Records {
 			if r := g.Record(i); r.Kind == Data {
 				sum.DirtyBytes += r.Length
@@ -59,6 +60,18 @@ func Check(dev blk.Device, drive blk.Drive, report func(Finding)) (Summary, erro
 		return nil
 	})
 	sum.ReadBytes = w.Bytes
+	if s.StageBytes > 0 {
+		sum.UsedBytes = max(sum.UsedBytes, s.StageBytes)
+		_, err := WalkStage(dev, drive, func(Staged) { sum.Staged++ })
+		text := fmt.Sprintf("%d blocks of a sync, at byte %d, go to the data disk at the next start", sum.Staged, w.l.DeviceOffset(s.StagePos))
+		if s.Marks&Staging != 0 {
+			text = fmt.Sprintf("%d blocks of a sync, at byte %d, and the segments are not visible yet: the copy is the data disk alone, as of LSN %d", sum.Staged, w.l.DeviceOffset(s.StagePos), s.Visible.LSN-1)
+		}
+		report(Finding{err != nil, text})
+		if err != nil {
+			return sum, err
+		}
+	}
 	if errors.Is(hole, ErrReadError) {
 		return sum, hole
 	}

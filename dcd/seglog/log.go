@@ -45,6 +45,7 @@ type Log struct {
 	sums  summaries
 	dirty Dirty
 	rec   reclaim
+	stage stage
 
 	failed        error
 	deadline      int64
@@ -100,7 +101,9 @@ func (l *Log) InFlight() int {
 }
 
 // Busy reports whether anything is on its way to the device.
-func (l *Log) Busy() bool { return l.appBusy || l.sup.busy || l.sums.busy || l.dirty.busy }
+func (l *Log) Busy() bool {
+	return l.appBusy || l.sup.busy || l.sums.busy || l.dirty.busy || l.stage.out > 0
+}
 
 // Unwritten reports whether sealed segments are still on their way to a device that works.
 func (l *Log) Unwritten() bool { return l.durable < l.sealed && l.failed == nil }
@@ -372,6 +375,7 @@ func (l *Log) Kick(now blk.Instant) int64 {
 		}
 	}
 	l.push()
+	l.kickStage()
 	l.kickSuper()
 	l.kickSummaries()
 	l.dirty.kick()
@@ -453,6 +457,7 @@ func (l *Log) LoseDevice() {
 	l.floor = max(l.floor, l.head-min(l.head, Pos(l.super.ChunkBytes)))
 	l.appTo, l.durable = l.sealed, l.sealed
 	l.sup.lose()
+	l.super.noStage() // whoever needs its blocks has to say that they are lost
 	l.dirty.busy, l.dirty.done = false, false
 }
 

@@ -26,6 +26,7 @@ func (l *Log) overdue(now int64) (wake int64) {
 	}
 	late(l.appBusy, &l.appAt, "an append")
 	late(l.sup.busy, &l.sup.at, "a superblock write")
+	late(l.stage.out > 0, &l.stage.since, "a block of a sync")
 	late(l.dirty.busy, &l.dirty.at, "a write of the dirty map")
 	late(l.sums.busy, &l.sums.at, "a write of a summary")
 	for _, r := range l.readers {

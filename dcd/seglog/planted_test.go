@@ -24,6 +24,10 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 	if !overwrites(t) {
 		t.Error("reuse-early went unnoticed")
 	}
+	Plant = "stage-reused"
+	if err := stageIsHeld(t); err == nil {
+		t.Error("stage-reused went unnoticed")
+	}
 	Plant = "skip-chain"
 	p := tornPair(t)
 	if err := p.open(); err != nil {

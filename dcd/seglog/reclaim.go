@@ -15,7 +15,7 @@ type supers struct {
 	ticket  uint64 // of the newest change
 	writing uint64 // what the write in flight covers
 	durable uint64
-	start   Pos // start in the write in flight
+	start   Pos // below which nothing is needed, as the write in flight says
 	slot    int64
 	at      int64 // when the write in flight began
 }
@@ -52,7 +52,7 @@ func (l *Log) kickSuper() {
 		}
 	}
 	if l.dev == nil {
-		l.rec.durable = l.super.Start.Pos
+		l.rec.durable = l.super.tail()
 		return
 	}
 	if s.busy || s.writing == s.ticket || l.failed != nil {
@@ -62,7 +62,7 @@ func (l *Log) kickSuper() {
 	l.super.Declared = max(l.super.Declared, l.durable)
 	encodeSuper(s.buf, &l.super)
 	s.slot = 1 - s.slot
-	s.writing, s.start, s.busy, s.at = s.ticket, l.super.Start.Pos, true, l.now
+	s.writing, s.start, s.busy, s.at = s.ticket, l.super.tail(), true, l.now
 	s.req = blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: s.slot * slotBytes, Length: slotBytes, Buf: s.buf, Owner: s}
 	l.dev.Submit(&s.req)
 }
@@ -78,7 +78,7 @@ func (l *Log) SuperWrites() uint64 {
 // reclaim is the way of space from released to reusable: released by every reader, the new
 // recovery start durable, and no read of the old contents in flight.
 type reclaim struct {
-	durable Pos    // of the recovery start that is durable
+	durable Pos    // of the recovery start, or of the stage in front of it, that is durable
 	free    Pos    // everything below may be overwritten
 	next    Pos    // becomes free when the old epoch's reads have ended; 0: none
 	epoch   uint8  // of new reads

@@ -19,6 +19,7 @@ const readAhead = 1 << 20
 type Options struct {
 	Incarnation uint64           // random, drawn at every start
 	Visit       func(s *Segment) // called for each recovered segment in order; Raw is valid during the call
+	Staged      func(b Staged)   // called for each block of a stage in order, after the segments; nil: nobody asks
 	Deadline    int64            // ns within which the device must answer, else it has failed; 0: no limit
 	Super       *Super           // for a log without a device: where the chain goes on
 
@@ -82,6 +83,9 @@ func Open(dev blk.Device, o Options, drive blk.Drive) (*Log, error) {
 	if err == nil {
 		err = l.replay(&o, drive)
 	}
+	if err == nil {
+		err = l.openStage(&o, drive)
+	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -113,7 +117,11 @@ func (l *Log) rewindTo(p Point) {
 	l.first, l.sealed, l.durable, l.appTo = p.LSN, p.LSN-1, p.LSN-1, p.LSN-1
 	l.head, l.floor, l.hash, l.startHash = p.Pos, p.Pos, p.PrevHash, p.PrevHash
 	l.declared, l.lastData = p.LSN-1, 0
-	l.rec.free, l.rec.durable, l.rec.next = p.Pos, p.Pos, 0
+	tail := p.Pos
+	if l.super.StageBytes > 0 {
+		tail = l.super.tail()
+	}
+	l.rec.free, l.rec.durable, l.rec.next = tail, tail, 0
 }
 
 func (l *Log) recover(o *Options, drive blk.Drive) error {
@@ -235,7 +243,7 @@ func (w *walker) try(p Pos) (*Segment, error) {
 	l := w.l
 	c := int64(l.super.ChunkBytes)
 	left := c - int64(p%Pos(c))
-	if int64(p-l.super.Start.Pos) >= l.super.RingBytes {
+	if int64(p-l.super.tail()) >= l.super.RingBytes {
 		return nil, fmt.Errorf("%w: the ring is full", ErrCorrupt)
 	}
 	s, err := w.header(p, left)
@@ -250,7 +258,7 @@ func (w *walker) try(p Pos) (*Segment, error) {
 		return nil, ErrVolume
 	case s.PrevHash != l.hash && !stale && !(Planted && Plant == "skip-chain"):
 		return nil, fmt.Errorf("%w: LSN %d", ErrChain, s.LSN)
-	case int64(p-l.super.Start.Pos)+int64(s.Bytes) > l.super.RingBytes:
+	case int64(p-l.super.tail())+int64(s.Bytes) > l.super.RingBytes:
 		return nil, fmt.Errorf("%w: LSN %d would overlap the start", ErrCorrupt, s.LSN)
 	}
 	raw, err := w.bytes(p, int64(s.Bytes))
@@ -295,7 +303,7 @@ func (w *walker) judge(hole error) error {
 		return &CorruptError{h, l.head, 0, hole, l.hash}
 	}
 	c := Pos(l.super.ChunkBytes)
-	end := l.super.Start.Pos + Pos(l.super.RingBytes)
+	end := l.super.tail() + Pos(l.super.RingBytes)
 	limit := min(end, l.head+scanBytes)
 	for p := l.head; p < limit; p += sectorBytes {
 		s, err := w.header(p, int64(c-p%c))
@@ -303,7 +311,7 @@ func (w *walker) judge(hole error) error {
 			// Unreadable, so nothing can be said of it; what is behind still counts.
 			continue
 		}
-		if err == nil && s.LSN > h && s.Volume == l.super.Volume && s.Durable >= h {
+		if err == nil && s.LSN > h && s.Volume == l.super.Volume && s.Term.Number >= l.super.MinTerm && s.Durable >= h {
 			return &CorruptError{h, l.head, s.LSN, hole, l.hash}
 		}
 	}
@@ -324,7 +332,7 @@ func (l *Log) cut(after LSN, change func(s *Super), drive blk.Drive) error {
 	if l.Busy() {
 		return errors.New("seglog: cut with an append in flight")
 	}
-	p, newest := l.pointAfter(after), l.sealed
+	p, newest, end := l.pointAfter(after), l.sealed, l.head
 	l.sealed, l.durable, l.appTo, l.hash, l.head = after, after, after, p.PrevHash, p.Pos
 	// RAM from here on is written anew; what lies before may have been overwritten by the cut tail.
 	l.floor = l.head
@@ -349,11 +357,35 @@ func (l *Log) cut(after LSN, change func(s *Super), drive blk.Drive) error {
 	}), drive); err != nil {
 		return err
 	}
+	if err := l.eraseTorn(end, drive); err != nil {
+		return err
+	}
 	for lsn := newest; lsn > after; lsn-- {
 		r := &blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.DeviceOffset(l.info(lsn).pos), Length: int64(l.super.BlockBytes), Buf: buf}
 		if err := blk.Do(l.dev, r, drive); err != nil {
 			l.failed = fmt.Errorf("seglog: cut: %w", err)
 			return l.failed
+		}
+	}
+	return nil
+}
+
+// eraseTorn overwrites what an append that was torn may have left behind p, where the chain ended: its headers
+// may be whole.
+func (l *Log) eraseTorn(p Pos, drive blk.Drive) error {
+	buf, err := blk.Alloc(int(l.padded(int(l.super.MaxSegmentBytes))))
+	if err != nil {
+		return err
+	}
+	defer blk.Free(buf)
+	c, end := Pos(l.super.ChunkBytes), l.rec.free+Pos(l.ringBytes())
+	for _, at := range [2]Pos{p, (p/c + 1) * c} {
+		to := min(at+Pos(len(buf)), (at/c+1)*c, end)
+		if at >= to {
+			continue
+		}
+		if err := zero(l.dev, l.DeviceOffset(at), int64(to-at), buf, drive); err != nil {
+			return fmt.Errorf("seglog: cut: %w", err)
 		}
 	}
 	return nil
@@ -382,16 +414,24 @@ func (l *Log) Reset(p Point, change func(s *Super), drive blk.Drive) error {
 		}
 	}
 	p.Pos = l.head
-	l.rewindTo(p)
-	for _, r := range l.readers {
-		r.next, r.kept, r.err = p.LSN, p.LSN-1, nil
-		r.drop()
-	}
+	return l.restart(p, func(s *Super) {
+		s.noStage()
+		change(s)
+	}, drive)
+}
+
+// restart makes the log empty, its next segment at p, durably with the superblock that change goes into.
+func (l *Log) restart(p Point, change func(s *Super), drive blk.Drive) error {
 	t := l.Update(func(s *Super) {
 		s.Start, s.Declared = p, 0
 		l.endSummaries()
 		change(s)
 	})
+	l.rewindTo(p)
+	for _, r := range l.readers {
+		r.next, r.kept, r.err = p.LSN, p.LSN-1, nil
+		r.drop()
+	}
 	return l.Sync(t, drive)
 }
 

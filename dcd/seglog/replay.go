@@ -77,7 +77,7 @@ func Repair(dev blk.Device, e *CorruptError, raw []byte, drive blk.Drive) error 
 	l := Log{super: *sup, head: e.Pos}
 	n := l.padded(s.Bytes)
 	p := l.place(n)
-	if int64(p-sup.Start.Pos)+n > sup.RingBytes {
+	if int64(p-sup.tail())+n > sup.RingBytes {
 		return fmt.Errorf("%w: LSN %d would overlap the start", ErrCorrupt, s.LSN)
 	}
 	buf, err := blk.Alloc(int(n))

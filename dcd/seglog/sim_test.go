@@ -320,6 +320,30 @@ func TestRotIsNotATornTail(t *testing.T) {
 	}
 }
 
+// What an append left that was torn behind its header declares nothing once the log was cut further back.
+func TestCutBeforeATornTail(t *testing.T) {
+	s, err := newSim(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.fill(t, 5)
+	g, _ := s.l.Lookup(5)
+	b := s.dev.Bytes()
+	s.noSummaries(b)
+	b[s.l.DeviceOffset(g.Pos)+600] ^= 4
+	s.dev.Restore(bytes.Clone(b))
+	for _, after := range []LSN{2, 2} {
+		l, err := Open(s.dev, Options{Incarnation: 9}, s.w.Drive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Cut(after, s.w.Drive); err != nil {
+			t.Fatal(err)
+		}
+		s.dev = s.dev.Crash()
+	}
+}
+
 // noSummaries takes the summaries away: the segments themselves have to tell.
 func (s *simLog) noSummaries(b []byte) {
 	clear(b[s.l.super.CheckpointOffset:][:s.l.super.CheckpointBytes])

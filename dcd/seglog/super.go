@@ -33,11 +33,14 @@ const Bypasses = 2
 // Refills is the incompat bit of a log whose data disk is being filled: see NeedsRefill.
 const Refills = 4
 
+// Stages is the incompat bit of a log that holds a stage, or once dropped one for a new term.
+const Stages = 8
+
 // Feature bits of this version, by name. An unknown incompat bit is refused, an unknown
 // ro-compat bit is refused for writing, an unknown compat bit is ignored.
 const (
 	knownROCompat = 0
-	knownIncompat = Zeroes | Bypasses | Refills
+	knownIncompat = Zeroes | Bypasses | Refills | Stages
 )
 
 // Marks are facts that must survive: each is durable before anything relies on it.
@@ -56,9 +59,10 @@ const (
 	Demoted                             // a primary that became a secondary: nobody but itself declared its newest segments durable
 	NeedsRefill                         // the data disk here missed writes that this log does not have any more: see Refilled
 	AssumedClean                        // the user says that a new peer's disk holds what this one held before the first segment
+	Staging                             // the log holds a generation that is not visible: see StageBytes
 )
 
-var markNames = []string{"has peer", "degraded", "ahead", "peer needs refill", "peer needs full sync", "inconsistent", "ended", "dirty map", "demoted", "needs refill", "assumed clean"}
+var markNames = []string{"has peer", "degraded", "ahead", "peer needs refill", "peer needs full sync", "inconsistent", "ended", "dirty map", "demoted", "needs refill", "assumed clean", "staging"}
 
 func (m Marks) String() string {
 	var s []string
@@ -103,6 +107,16 @@ type Super struct {
 	DirtyEpoch                 uint64 // pages of the dirty map with another one say nothing
 	SumEpoch                   uint64 // pages of another epoch name segments that were cut
 	Refilled                   int64  // with NeedsRefill: bytes of a new data disk, from its beginning, that are good; negative: no refill has begun
+
+	// A stage lies in front of Start: blocks that belong under the segments from Start on. With the mark
+	// Staging both are a generation that is not visible, and the copy is the data disk alone, at Visible;
+	// without it they are the copy, and the blocks are being brought to the data disk.
+	Visible     Point  // LSN and PrevHash: where the chain goes on if the generation is dropped
+	StagePos    Pos    // the stretch begins here, and does not cross the ring's end
+	StageBytes  int64  // 0: there is none
+	StageID     uint64 // of its blocks; random
+	StageBlocks uint64 // so many are known to be durable
+	MinTerm     uint64 // segments of an older term behind the newest one are of a chain that was dropped
 
 	// Fingerprint holds, for each sector of the disk's first and last 128 KiB, a hash of what
 	// it held when everything before Start was destaged; 0: not known.
@@ -166,7 +180,10 @@ func encodeSuper(b []byte, s *Super) {
 	le.PutUint64(p[idBytes:], s.SumPos)
 	le.PutUint64(p[idBytes+8:], s.SumEpoch)
 	le.PutUint64(p[idBytes+16:], s.DirtyEpoch)
-	le.PutUint64(p[idBytes+24:], uint64(s.Refilled))
+	p = p[idBytes+24:]
+	for _, v := range []uint64{uint64(s.Refilled), s.Visible.LSN, s.Visible.PrevHash, s.StagePos, uint64(s.StageBytes), s.StageID, s.StageBlocks, s.MinTerm} {
+		u64(v)
+	}
 	for i, v := range s.Fingerprint {
 		le.PutUint64(b[printOffset+8*i:], v)
 	}
@@ -205,8 +222,11 @@ func decodeSuper(b []byte) (*Super, error) {
 	s.Marks, s.Declared, s.Base = Marks(u64()), u64(), u64()
 	s.CheckpointOffset, s.CheckpointBytes, s.DirtyOffset, s.DirtyBytes = i64(), i64(), i64(), i64()
 	s.SumPos, s.SumEpoch, s.DirtyEpoch = le.Uint64(p[idBytes:]), le.Uint64(p[idBytes+8:]), le.Uint64(p[idBytes+16:])
-	s.Refilled = int64(le.Uint64(p[idBytes+24:]))
 	s.DiskIdentity = string(bytes.TrimRight(p[:idBytes], "\x00"))
+	p = p[idBytes+24:]
+	s.Refilled = i64()
+	s.Visible.LSN, s.Visible.PrevHash = u64(), u64()
+	s.StagePos, s.StageBytes, s.StageID, s.StageBlocks, s.MinTerm = u64(), i64(), u64(), u64(), u64()
 	for i := range s.Fingerprint {
 		s.Fingerprint[i] = le.Uint64(b[printOffset+8*i:])
 	}
@@ -223,7 +243,7 @@ func decodeSuper(b []byte) (*Super, error) {
 func (s *Super) sane() error {
 	ok := s.BlockBytes >= sectorBytes && s.BlockBytes <= 1<<16 && s.BlockBytes&(s.BlockBytes-1) == 0 &&
 		s.ChunkBytes > 0 && s.ChunkBytes <= 1<<36 && s.RingBytes > 0 && s.RingBytes <= 1<<41 && s.RingBytes%s.ChunkBytes == 0 && s.ChunkBytes%int64(s.BlockBytes) == 0 &&
-		s.RingOffset >= 2*slotBytes && s.RingOffset <= 1<<44 && s.MaxSegmentBytes >= 1024 && s.MaxSegmentBytes*2 <= s.ChunkBytes && s.DiskBytes > 0 && s.DiskBytes <= 1<<60 && s.Start.LSN > 0
+		s.RingOffset >= 2*slotBytes && s.RingOffset <= 1<<44 && s.MaxSegmentBytes >= 1024 && s.MaxSegmentBytes*2 <= s.ChunkBytes && s.DiskBytes > 0 && s.DiskBytes <= 1<<60 && s.Start.LSN > 0 && s.stageSane()
 	if !ok {
 		return fmt.Errorf("%w: impossible sizes", ErrBadSuper)
 	}

@@ -48,6 +48,16 @@ func Walk(dev blk.Device, drive blk.Drive, salvage bool, visit func(s *Segment) 
 	}
 }
 
+// WalkStage gives the blocks of a log's stage, offline, and changes nothing. A Payload is valid during the call.
+func WalkStage(dev blk.Device, drive blk.Drive, visit func(b Staged)) (Super, error) {
+	s, _, err := probe(dev, drive)
+	if err != nil {
+		return Super{}, err
+	}
+	l := &Log{dev: dev, super: *s}
+	return *s, l.openStage(&Options{Staged: visit}, drive)
+}
+
 // offline is a walker over a log that is only read; it stands at the recovery start.
 func offline(dev blk.Device, s *Super, drive blk.Drive) *walker {
 	l := &Log{dev: dev, super: *s}
@@ -73,11 +83,11 @@ func (w *walker) follow(visit func(s *Segment) error) (hole, err error) {
 func (w *walker) resume() *Segment {
 	l := w.l
 	c := Pos(l.super.ChunkBytes)
-	end := l.super.Start.Pos + Pos(l.super.RingBytes)
+	end := l.super.tail() + Pos(l.super.RingBytes)
 	for p := l.head; p < end; p += sectorBytes {
 		left := int64(c - p%c)
 		s, e := w.header(p, left)
-		if e != nil || s.LSN <= l.sealed+1 || s.Volume != l.super.Volume || int64(s.Bytes) > left {
+		if e != nil || s.LSN <= l.sealed+1 || s.Volume != l.super.Volume || s.Term.Number < l.super.MinTerm || int64(s.Bytes) > left {
 			continue
 		}
 		raw, e := w.bytes(p, int64(s.Bytes))

@@ -108,8 +108,8 @@ func (h *history) never() {
 }
 
 // modelStarts make the images that histories begin with: the log has gone round, and all is destaged.
-func modelBegin(slow int) *modelStart {
-	s := &modelStart{slow: slow, image: make([]byte, modelBytes)}
+func modelBegin(slow int, more int64) *modelStart {
+	s := &modelStart{slow: slow, more: more, image: make([]byte, modelBytes)}
 	h := s.live(mirror.Sync, nil)
 	defer h.free()
 	for i, m := range h.m {
@@ -144,8 +144,8 @@ type explorer struct {
 	turns     int
 }
 
-func newExplorer(mode mirror.Mode, slow int) *explorer {
-	return &explorer{mode: mode, from: modelBegin(slow), states: map[uint64]bool{}, said: map[string]int{}}
+func newExplorer(mode mirror.Mode, slow int, more int64) *explorer {
+	return &explorer{mode: mode, from: modelBegin(slow, more), states: map[uint64]bool{}, said: map[string]int{}}
 }
 
 // modelEvery is one in how many histories with two faults is lived.
@@ -202,11 +202,12 @@ func (x *explorer) explore(faults []fault, deepest int, every uint32) error {
 	return nil
 }
 
-// modelCases are what histories are lived with: the mode, and whose log is slow.
+// modelCases are what histories are lived with: the mode, whose log is slow, and how much more of it machine 1 has.
 var modelCases = []struct {
 	mode mirror.Mode
 	slow int
-}{{mirror.Sync, 0}, {mirror.Sync, 1}, {mirror.SemiSync, 1}, {mirror.Async, 0}}
+	more int64
+}{{mirror.Sync, 0, 0}, {mirror.Sync, 1, 0}, {mirror.Sync, 1, modelChunk}, {mirror.SemiSync, 1, 0}, {mirror.Async, 0, 0}, {mirror.Async, 0, modelChunk}}
 
 func TestEveryHistoryOfTwoMachines(t *testing.T) {
 	if blktest.Raced {
@@ -219,11 +220,11 @@ func TestEveryHistoryOfTwoMachines(t *testing.T) {
 	}
 	ways := map[string]int{}
 	for _, c := range modelCases {
-		x := newExplorer(c.mode, c.slow)
+		x := newExplorer(c.mode, c.slow, c.more)
 		if err := x.explore(nil, 2, every); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("%v, machine %d's log is slow: %d histories with one fault, %d with two, all distinct, and %d that went on as one of them; %d turns", c.mode, c.slow, x.histories[1], x.histories[2], x.same, x.turns)
+		t.Logf("%v, machine %d's log is slow, machine 1's %d bytes larger: %d histories with one fault, %d with two, all distinct, and %d that went on as one of them; %d turns", c.mode, c.slow, c.more, x.histories[1], x.histories[2], x.same, x.turns)
 		for _, w := range []string{"up: stream", "up: full sync", "up: take the peer's tail", "degraded", "diverged", "fenced", "secondary", lackedWord} {
 			if x.said[w] == 0 {
 				t.Errorf("%v: never: %s", c.mode, w)
@@ -233,7 +234,7 @@ func TestEveryHistoryOfTwoMachines(t *testing.T) {
 			ways[k] += v
 		}
 	}
-	for _, w := range []string{"up: cut and stream", "up: map sync", "up: go on with the sync"} {
+	for _, w := range []string{"up: cut and stream", "up: map sync", "up: go on with the sync", stagedWord} {
 		if ways[w] == 0 {
 			t.Errorf("never: %s", w)
 		}

@@ -43,6 +43,9 @@ func (f fault) String() string { return fmt.Sprintf("%d:%s%c", f.turn, f.what, f
 // lackedWord is said of an acknowledgement that the loss of its machine took, as its mode allows.
 const lackedWord = "acknowledged, and lacking where it was promoted"
 
+// stagedWord is said of a sync that was staged and became visible.
+const stagedWord = "staged, and visible at once"
+
 // powerCut unwinds a machine that loses its power while it waits for a disk.
 type powerCut struct{}
 
@@ -112,7 +115,8 @@ type ack struct {
 type modelStart struct {
 	data, log [2][]byte
 	image     []byte
-	slow      int // machine with the slow log
+	slow      int   // machine with the slow log
+	more      int64 // log that machine 1 has more, for syncs to be staged in
 }
 
 func (s *modelStart) live(mode mirror.Mode, faults []fault) *history {
@@ -120,7 +124,7 @@ func (s *modelStart) live(mode mirror.Mode, faults []fault) *history {
 	h.w.Batch = 1
 	h.net = NewNet(h.w, 100_000)
 	for i := range h.m {
-		m := &Machine{Num: i, Primary: i == 0, Data: blktest.NewDisk(h.w, fmt.Sprint("data", i), modelBytes, 150_000), Log: blktest.NewDisk(h.w, fmt.Sprint("log", i), modelLog, 60_000)}
+		m := &Machine{Num: i, Primary: i == 0, Data: blktest.NewDisk(h.w, fmt.Sprint("data", i), modelBytes, 150_000), Log: blktest.NewDisk(h.w, fmt.Sprint("log", i), modelLog+int64(i)*s.more, 60_000)}
 		if i == s.slow {
 			m.Log.MaxNs = 300_000
 		}
@@ -177,6 +181,9 @@ func (h *history) start(i int) {
 			Event: func(e mirror.Event) {
 				h.events = append(h.events, fmt.Sprintf("%d: %d %s %s→%s %s", h.turn, i, e.What, e.Old, e.New, e.Reason))
 				h.said[e.New]++
+				if e.Old == "staged" {
+					h.said[stagedWord]++
+				}
 			},
 			Sync:   mirror.SyncSizes{Block: dcd.BlockBytes, Step: 2 * dcd.BlockBytes},
 			Timing: mirror.Timing{Heartbeat: 2e6, PeerDead: 8e6, Backoff: 5e5, BackoffTo: 2e6, StartWait: 20e6, Remote: 50e6, Ship: 2e5}})

@@ -236,6 +236,7 @@ func (c *Conn) Send(f *wire.Frame) bool {
 	if n.Lacks != 0 && f.Kind == wire.Hello {
 		if h, err := wire.DecodeHello(f.Body); err == nil {
 			h.Offered &^= n.Lacks
+			h.Staging = h.Staging && n.Lacks&wire.FeatureStage == 0
 			g.Body = h.Encode()
 		}
 	}

@@ -51,7 +51,8 @@ type Pair struct {
 	// Asked is told that machine i is asked for its role, and how long the other one waits; nil: roles are
 	// not swapped that way.
 	Asked      func(i int, wait int64)
-	OnePrimary bool // the two must never be primaries at once
+	Opened     [2]int // looks at copies while a sync was open, and how many of them were consistent
+	OnePrimary bool   // the two must never be primaries at once
 	hand       *handing
 
 	sealed map[seglog.LSN][]rec // what the primary sealed, for the order of writes
@@ -71,22 +72,22 @@ func NewPair(seed uint64, mode mirror.Mode, fail func(string, ...any)) *Pair {
 
 // NewTunedPair is NewPair with options changed by tune.
 func NewTunedPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options)) *Pair {
-	return newPair(seed, mode, fail, tune, seglog.PeerNeedsFullSync, false)
+	return newPair(seed, mode, fail, tune, seglog.PeerNeedsFullSync, false, LogBytes)
 }
 
 // NewCleanPair is NewTunedPair where the secondary's disk is taken for equal: it gets what is written.
 func NewCleanPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options)) *Pair {
-	return newPair(seed, mode, fail, tune, seglog.AssumedClean, false)
+	return newPair(seed, mode, fail, tune, seglog.AssumedClean, false, LogBytes)
 }
 
-func newPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options), mark seglog.Marks, swaps bool) *Pair {
+func newPair(seed uint64, mode mirror.Mode, fail func(string, ...any), tune func(*mirror.Options), mark seglog.Marks, swaps bool, peerLog int64) *Pair {
 	w := blktest.NewWorld(seed)
 	p := &Pair{W: w, Net: NewNet(w, 300_000), Mode: mode, Oracle: blktest.NewOracle(DiskBytes), Fail: fail, Tune: tune, sealed: map[seglog.LSN][]rec{}}
 	if swaps {
 		p.takesOver()
 	}
 	for i := range p.M {
-		m := &Machine{Num: i, Primary: i == 0, Data: blktest.NewDisk(w, fmt.Sprint("data", i), DiskBytes, 200_000), Log: blktest.NewDisk(w, fmt.Sprint("log", i), LogBytes, 60_000)}
+		m := &Machine{Num: i, Primary: i == 0, Data: blktest.NewDisk(w, fmt.Sprint("data", i), DiskBytes, 200_000), Log: blktest.NewDisk(w, fmt.Sprint("log", i), [2]int64{LogBytes, peerLog}[i], 60_000)}
 		m.Data.SetInfo(func(d *blk.Info) { d.Discard, d.WriteZeroes = (seed>>i)%2 == 0, (seed>>i)%2 == 0 })
 		p.M[i] = m
 		s := newSuper(byte(i), DiskBytes)
@@ -241,6 +242,9 @@ func (p *Pair) Turn() bool {
 		if err := p.safe(); err != nil {
 			p.Fail("%v", err)
 		}
+	}
+	if err := p.generation(); err != nil {
+		p.Fail("%v", err)
 	}
 	p.declared()
 	if wake <= p.W.Now {

@@ -6,7 +6,8 @@ package mirrortest
 // received it is none of them: a peer that then lacks it is noticed at the next connect, and gets what
 // the map says, or everything.
 var planted = []string{"no-inconsistent", "destage-undeclared", "ack-received", "map-bit-lost", "map-no-log", "progress-early",
-	"refill-no-limit", "refill-early", "refill-said-early", "swap-early", "hash-under-log", "hash-other-place", "asked-is-done"}
+	"refill-no-limit", "refill-early", "refill-said-early", "swap-early", "hash-under-log", "hash-other-place", "asked-is-done",
+	"gen-visible-early", "gen-frees-unmapped", "dcd:gen-destages"}
 
 // plantedRare are bugs that no seed may come across, and who finds them.
 var plantedRare = map[string]func() error{
@@ -25,7 +26,7 @@ var plantedRare = map[string]func() error{
 // modelFinds gives the first history that goes wrong.
 func modelFinds() error {
 	for _, c := range modelCases {
-		if err := newExplorer(c.mode, c.slow).explore(nil, 2, modelEvery); err != nil {
+		if err := newExplorer(c.mode, c.slow, c.more).explore(nil, 2, modelEvery); err != nil {
 			return err
 		}
 	}

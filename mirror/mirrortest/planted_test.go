@@ -3,17 +3,22 @@
 package mirrortest
 
 import (
+	"strings"
 	"testing"
 
+	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/mirror"
 )
 
 // Each planted bug must be caught by the simulation within 2,000 seeds.
 func TestPlantedBugsAreCaught(t *testing.T) {
-	defer func() { mirror.Plant = "" }()
+	defer func() { mirror.Plant, dcd.Plant = "", "" }()
 	for _, bug := range planted {
 		t.Run(bug, func(t *testing.T) {
-			mirror.Plant = bug
+			mirror.Plant, dcd.Plant = bug, ""
+			if below, ok := strings.CutPrefix(bug, "dcd:"); ok {
+				mirror.Plant, dcd.Plant = "", below
+			}
 			for seed := range uint64(2000) {
 				p, err := run(seed, mirror.Sync, bug == "swap-early")
 				if p != nil {

@@ -220,17 +220,22 @@ func tune(seed uint64) func(*mirror.Options) {
 // tap sees the frames of every run, if set.
 var tap func(from int, f *wire.Frame)
 
-// run runs one seed: load and disturbances, among them swaps of roles or not, then either convergence or failover.
 // each is what Pair.Each of the pairs to come will be.
 var each func(p *Pair)
 
+// run runs one seed: load and disturbances, among them swaps of roles or not, then either convergence or failover.
+// In the secondary's log a sync can be staged never, sometimes, or always.
 func run(seed uint64, mode mirror.Mode, swaps bool) (p *Pair, err error) {
+	return runWith(seed, mode, swaps, LogBytes*[]int64{1, 2, 4}[seed/7%3])
+}
+
+func runWith(seed uint64, mode mirror.Mode, swaps bool, peerLog int64) (p *Pair, err error) {
 	defer catch(seed, &p, &err)
 	mark := seglog.PeerNeedsFullSync
 	if seed%5 == 3 {
 		mark = seglog.AssumedClean
 	}
-	p = newPair(seed, mode, fail, tune(seed), mark, swaps)
+	p = newPair(seed, mode, fail, tune(seed), mark, swaps, peerLog)
 	p.Each = each
 	if p.Net.Tap = tap; seed%3 == 2 {
 		p.Net.Lacks = wire.FeatureHash
@@ -256,6 +261,9 @@ func run(seed uint64, mode mirror.Mode, swaps bool) (p *Pair, err error) {
 	}
 	return p, nil
 }
+
+// stages are what becomes of a sync that is staged.
+var stages = map[string]string{"copy staged→consistent": "visible at once", "→inconsistent the log has no room": "given up", "copy staged up to": "dropped"}
 
 // seedPeer puts on the secondary's disk what the primary's holds now, under its log, but for some places.
 func (p *Pair) seedPeer() {
@@ -374,8 +382,7 @@ func TestSimulation(t *testing.T) {
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync} {
 		n, seen, sessions := blktest.Seeds(t, 100), map[uint64]bool{}, 0
 		ways := map[string]int{}
-		one := func(seed uint64) {
-			p, err := run(seed, mode, false)
+		one := func(p *Pair, err error) {
 			if err != nil {
 				t.Fatalf("%v: %v", mode, err)
 			}
@@ -391,6 +398,11 @@ func TestSimulation(t *testing.T) {
 				if strings.Contains(e, "bytes sent, ") && !strings.Contains(e, ", 0 equal") {
 					ways["equal at the peer"]++
 				}
+				for what, w := range stages {
+					if strings.Contains(e, what) {
+						ways[w]++
+					}
+				}
 				for _, w := range fills {
 					if strings.Contains(e, w) {
 						ways[w]++
@@ -405,13 +417,15 @@ func TestSimulation(t *testing.T) {
 					sessions += m.Node.Status().Sessions
 				}
 			}
+			ways["looks: inconsistent"] += p.Opened[0]
+			ways["looks: a prefix"] += p.Opened[1]
 			p.Free()
 		}
 		for seed := range uint64(n) {
-			one(seed)
+			one(run(seed, mode, false))
 		}
 		for _, seed := range regressions[mode] {
-			one(seed)
+			one(runWith(seed, mode, false, LogBytes))
 		}
 		if p, err := run(1, mode, false); err != nil || !seen[p.W.Trace] {
 			t.Fatalf("%v: seed 1 is not deterministic (%v)", mode, err)

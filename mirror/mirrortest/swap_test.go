@@ -132,7 +132,7 @@ func TestSwapInterruptedAnywhere(t *testing.T) {
 	one := func(at, what int) (err error) {
 		seed := uint64(at*stumbles + what)
 		mode := []mirror.Mode{mirror.Sync, mirror.Async, mirror.SemiSync}[seed%3]
-		p := newPair(seed%8, mode, fail, nil, seglog.AssumedClean, true)
+		p := newPair(seed%8, mode, fail, nil, seglog.AssumedClean, true, LogBytes)
 		defer p.Free()
 		defer catch(seed, &p, &err)
 		p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })

@@ -29,13 +29,19 @@ type HelloMsg struct {
 	Declared            uint64
 	Destaged            uint64
 	Name                string
+	StageRoom           uint64 // bytes of log that a secondary can stage a sync in; 0: none
+	Staging             bool   // a secondary whose log holds a sync that is not visible: its copy ends at Visible
+	Visible             Point  // encoded with Staging only
 }
 
-const helloBytes = 232
+const (
+	helloBytes   = 232
+	visibleBytes = 16 // behind, with Staging
+)
 
 // Encode gives the message's bytes.
 func (h *HelloMsg) Encode() []byte {
-	b := make([]byte, helloBytes)
+	b := make([]byte, helloBytes, helloBytes+visibleBytes)
 	le.PutUint16(b, h.Version)
 	le.PutUint16(b[2:], h.MinVersion)
 	le.PutUint32(b[4:], h.Connection)
@@ -43,7 +49,7 @@ func (h *HelloMsg) Encode() []byte {
 	le.PutUint64(b[16:], h.Offered)
 	copy(b[24:], h.Volume[:])
 	copy(b[40:], h.Session[:])
-	for i, f := range []bool{h.Primary, h.Serving, h.New, h.Discard} {
+	for i, f := range []bool{h.Primary, h.Serving, h.New, h.Discard, h.Staging} {
 		if f {
 			b[56] |= 1 << i
 		}
@@ -58,6 +64,11 @@ func (h *HelloMsg) Encode() []byte {
 		le.PutUint64(b[88+8*i:], v)
 	}
 	copy(b[152:216], h.Name)
+	le.PutUint64(b[216:], h.StageRoom)
+	if h.Staging {
+		b = le.AppendUint64(b, h.Visible.LSN)
+		b = le.AppendUint64(b, h.Visible.Hash)
+	}
 	return b
 }
 
@@ -82,6 +93,13 @@ func DecodeHello(b []byte) (h HelloMsg, err error) {
 	h.Term = Term{v(0), v(1)}
 	h.First, h.Last, h.Declared, h.Destaged = Point{v(2), v(3)}, Point{v(4), v(5)}, v(6), v(7)
 	h.Name = string(bytes.TrimRight(b[152:216], "\x00"))
+	h.StageRoom = le.Uint64(b[216:])
+	if h.Staging = b[56]&16 != 0; h.Staging {
+		if len(b) < helloBytes+visibleBytes {
+			return h, fmt.Errorf("%w: hello of %d bytes", ErrBody, len(b))
+		}
+		h.Visible = Point{le.Uint64(b[helloBytes:]), le.Uint64(b[helloBytes+8:])}
+	}
 	return h, nil
 }
 
@@ -128,6 +146,7 @@ type DecisionMsg struct {
 	Cut    bool // first cut everything after At.LSN, durably
 	Resume bool // a FullSync or MapSync that was interrupted goes on: the copy stays as it is
 	Parted bool // why it is refused: both sides wrote (0 from a peer that does not know of it)
+	Stage  bool // a FullSync or MapSync that becomes visible at its end (0 from a primary without FeatureStage)
 	At     Point
 	Mode   uint8
 	Volume [16]byte
@@ -149,6 +168,9 @@ func (d *DecisionMsg) Encode() []byte {
 	if d.Parted {
 		b[4] = 1
 	}
+	if d.Stage {
+		b[5] = 1
+	}
 	le.PutUint64(b[8:], d.At.LSN)
 	le.PutUint64(b[16:], d.At.Hash)
 	copy(b[24:], d.Volume[:])
@@ -166,7 +188,7 @@ func DecodeDecision(b []byte) (d DecisionMsg, err error) {
 	if len(b) < decisionBytes || len(b) > decisionBytes+MaxReason {
 		return d, fmt.Errorf("%w: decision of %d bytes", ErrBody, len(b))
 	}
-	d = DecisionMsg{Way: Way(b[0]), Cut: b[1] == 1, Mode: b[2], Resume: b[3] == 1, Parted: b[4] == 1, At: Point{le.Uint64(b[8:]), le.Uint64(b[16:])}, Common: le.Uint64(b[40:]), Reason: string(b[decisionBytes:])}
+	d = DecisionMsg{Way: Way(b[0]), Cut: b[1] == 1, Mode: b[2], Resume: b[3] == 1, Parted: b[4] == 1, Stage: b[5] == 1, At: Point{le.Uint64(b[8:]), le.Uint64(b[16:])}, Common: le.Uint64(b[40:]), Reason: string(b[decisionBytes:])}
 	copy(d.Volume[:], b[24:])
 	if d.Way < Stream || d.Way > MapSync {
 		return d, fmt.Errorf("%w: decision %d", ErrBody, d.Way)

@@ -14,10 +14,11 @@ const (
 	FeatureLag   uint64 = 1 << 3 // heartbeats with a Backlog
 	FeatureSwap  uint64 = 1 << 4 // FactSwap; offered by a primary that can hand its role over
 	FeatureHash  uint64 = 1 << 5 // Compare frames; and the ID of a Resync's range, see Range
+	FeatureStage uint64 = 1 << 6 // a sync may be staged: a secondary's StageRoom and Staging, a primary's DecisionMsg.Stage
 
 	FeatureControl uint64 = 1 << 12 // a second connection for heartbeats: it begins with a hello each way, with Session and Connection 1
 
-	Features = FeatureElide | FeatureZstd | FeatureSum | FeatureLag | FeatureHash | FeatureControl
+	Features = FeatureElide | FeatureZstd | FeatureSum | FeatureLag | FeatureHash | FeatureStage | FeatureControl
 )
 
 // FlagOwnSum of a Segment frame: its body's only checksums are the segment's own, which whoever takes

@@ -31,6 +31,11 @@ func TestGolden(t *testing.T) {
 	if got := hex.EncodeToString(h.Encode()); got != goldenHello {
 		t.Errorf("hello: %s", got)
 	}
+	h.StageRoom, h.Staging, h.Visible = 14, true, Point{15, 16}
+	stage := append(h.Encode()[helloBytes-16:], (&DecisionMsg{Way: MapSync, Stage: true}).Encode()[:8]...)
+	if got := hex.EncodeToString(stage); got != goldenStage {
+		t.Errorf("a sync that is staged: %s", got)
+	}
 }
 
 func TestRoundTrips(t *testing.T) {
@@ -66,7 +71,14 @@ func TestRoundTrips(t *testing.T) {
 	if g, err := DecodeHello(h.Encode()); err != nil || g != h {
 		t.Errorf("%+v %v", g, err)
 	}
-	d := DecisionMsg{Way: FullSync, Cut: true, Parted: true, At: Point{1, 2}, Mode: 1, Volume: [16]byte{3}, Reason: "because"}
+	h.StageRoom, h.Staging, h.Visible = 14, true, Point{15, 16}
+	if g, err := DecodeHello(h.Encode()); err != nil || g != h {
+		t.Errorf("%+v %v", g, err)
+	}
+	if _, err := DecodeHello(h.Encode()[:helloBytes]); !errors.Is(err, ErrBody) {
+		t.Errorf("a hello without what is visible: %v", err)
+	}
+	d := DecisionMsg{Way: FullSync, Cut: true, Parted: true, Stage: true, At: Point{1, 2}, Mode: 1, Volume: [16]byte{3}, Reason: "because"}
 	if g, err := DecodeDecision(d.Encode()); err != nil || g != d {
 		t.Errorf("%+v %v", g, err)
 	}

@@ -58,6 +58,7 @@ type Status struct {
 	RoundTripMicros float64 `json:"round_trip_us"` // of the newest heartbeat, through both loops
 	SinceSeconds    float64 `json:"session_since_s"`
 	SyncPercent     float64 `json:"full_sync_percent"`
+	SyncKind        string  `json:"sync_kind,omitempty"` // of the sync under way: in place, or staged
 	PeerReads       uint64  `json:"peer_reads_total"`
 	DamagedReads    uint64  `json:"log_damaged_reads_total"`
 	Mended          uint64  `json:"disk_mended_ranges_total"`
@@ -169,6 +170,7 @@ func (s *Server) Status() (any, error) {
 	v.cache(&st.Cache)
 	v.CommitsPerS = s.commits.since(time.Now(), st.Cache.Commits, s.begun)
 	v.QueueRequests, v.Network = queues, sockets
+	v.SyncKind = st.SyncKind
 	if st.SyncTotal > 0 {
 		v.SyncPercent = float64(st.SyncDone) * 100 / float64(st.SyncTotal)
 	}

@@ -95,6 +95,11 @@ type status struct {
 	BacklogBytes int64 `json:"backlog_bytes"`
 	CannotKeepUp bool  `json:"cannot_keep_up"`
 
+	Degraded     bool    `json:"degraded"`
+	Inconsistent bool    `json:"inconsistent"`
+	SyncKind     string  `json:"sync_kind"`
+	SyncPercent  float64 `json:"full_sync_percent"`
+
 	ResyncSent    int64 `json:"resync_sent_bytes_total"`
 	ResyncSkipped int64 `json:"resync_skipped_bytes_total"`
 }

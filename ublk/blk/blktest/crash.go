@@ -4,15 +4,26 @@ package blktest
 // in flight, a seeded choice of its versions remains. It returns the disk after power came back;
 // the old handle is dead, and its requests never complete.
 func (d *Disk) Crash() *Disk {
-	odds := []int{0, 1, 4, 7, 8}[d.W.Rand.IntN(5)]
-	return d.cut(func() bool { return d.W.Rand.IntN(8) < odds })
+	n := d.CopyCrashed(d.W)
+	d.dead = true
+	return n
+}
+
+// CopyCrashed is the disk as Crash would give it, in w, whose seed chooses; this one goes on.
+func (d *Disk) CopyCrashed(w *World) *Disk {
+	odds := []int{0, 1, 4, 7, 8}[w.Rand.IntN(5)]
+	return d.cut(w, func() bool { return w.Rand.IntN(8) < odds })
 }
 
 // CrashKeeping is Crash where nothing is left to chance: all of what is not durable remains, or nothing.
-func (d *Disk) CrashKeeping(all bool) *Disk { return d.cut(func() bool { return all }) }
+func (d *Disk) CrashKeeping(all bool) *Disk {
+	n := d.cut(d.W, func() bool { return all })
+	d.dead = true
+	return n
+}
 
-func (d *Disk) cut(keep func() bool) *Disk {
-	n := NewDisk(d.W, d.Name, int64(len(d.seen)), d.MaxNs)
+func (d *Disk) cut(w *World, keep func() bool) *Disk {
+	n := NewDisk(w, d.Name, int64(len(d.seen)), d.MaxNs)
 	n.info = d.info
 	copy(n.durable, d.durable)
 	for _, c := range d.cached {
@@ -25,7 +36,6 @@ func (d *Disk) cut(keep func() bool) *Disk {
 	}
 	copy(n.seen, n.durable)
 	n.Faults = Faults{bad: d.bad}
-	d.dead = true
 	return n
 }
 
