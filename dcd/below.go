@@ -38,7 +38,7 @@ func (b *below) kick() {
 		r.Owner = b.take(r)
 		r.Owner.Complete(r)
 	}
-	if b.c.d.phase != resting || b.out > 0 {
+	if b.c.d.phase != resting || b.out > 0 || b.c.m.busy {
 		return
 	}
 	for n := 0; n < maxBelow && b.wait.Head() != nil; n++ {

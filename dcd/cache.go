@@ -86,6 +86,8 @@ type Cache struct {
 	full    bool // the last Begin found no room
 
 	r reads
+	v verifier
+	m mender
 	d destager
 	p pressure
 	b below
@@ -118,10 +120,13 @@ type Counters struct {
 	DestageBatches     uint64
 	SupersededBytes    uint64 // never destaged, because they were written again before
 	Commits            uint64
-	Discards, Zeroes   uint64 // requests
-	ZeroedBytes        uint64 // discarded or zeroed on the data disk
-	ReadZero           uint64 // runs
-	Throttled          uint64 // times a write found the log full
+	Discards, Zeroes   uint64     // requests
+	ZeroedBytes        uint64     // discarded or zeroed on the data disk
+	ReadZero           uint64     // runs
+	Mended             uint64     // ranges that the data disk could not read, written anew
+	Rotten             uint64     // reads of the log device that found damage, which nobody was given
+	RottenLSN          seglog.LSN // where the last one did
+	Throttled          uint64     // times a write found the log full
 }
 
 // Open recovers log and map, and compares the data disk with its fingerprint.
@@ -206,6 +211,8 @@ func (c *Cache) describe(s *seglog.Super) error {
 }
 
 func (c *Cache) prepare() error {
+	c.v.open(c)
+	c.m.c = c
 	if err := c.r.open(c); err != nil {
 		return err
 	}
@@ -224,7 +231,7 @@ func (c *Cache) free() error {
 	if c.idx != nil {
 		errs = append(errs, c.idx.close())
 	}
-	return errors.Join(append(errs, c.d.free())...)
+	return errors.Join(append(errs, c.d.free(), c.v.close(), blk.Free(c.m.buf))...)
 }
 
 // mapSegment enters a segment's records into the map.
@@ -415,6 +422,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	c.noteLog()
 	wake = min(wake, c.r.kick(now))
 	c.acknowledge(now)
+	c.m.kick()
 	wake = min(wake, c.d.kick(now))
 	c.b.kick()
 	c.y.kick()

@@ -167,7 +167,7 @@ func (d *destager) kick(now blk.Instant) (wake int64) {
 	if now.Mono == 0 {
 		return blk.Never // blk.Do knows no time yet: a batch begun now would look ages old
 	}
-	if c.b.pending() {
+	if c.b.pending() || c.m.busy {
 		return blk.Never // a block of a full sync came before what could be destaged now
 	}
 	yes, wake := d.wanted(now)

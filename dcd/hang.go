@@ -9,6 +9,19 @@ import (
 // sweepNanos is how often reads under way are compared with their deadline.
 const sweepNanos = 1_000_000_000
 
+// SetDiskDeadline changes how long data disk and log may take to answer, in ns, also for what is under way;
+// 0: DefaultDiskNanos.
+func (c *Cache) SetDiskDeadline(ns int64) {
+	if ns == 0 {
+		ns = DefaultDiskNanos
+	}
+	c.o.DiskNanos = ns
+	c.log.SetDeadline(ns)
+}
+
+// DiskDeadline is how long they may, in ns.
+func (c *Cache) DiskDeadline() int64 { return c.o.DiskNanos }
+
 // sweep looks whether a disk has failed to answer within its deadline. If so it counts as failed,
 // and every read that waits for it is served anew without it, in a spare buffer: its own stays in
 // quarantine until the kernel gives it back.

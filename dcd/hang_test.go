@@ -101,3 +101,34 @@ func TestHangingLog(t *testing.T) {
 		t.Fatal("the log does not count as failed")
 	}
 }
+
+// A deadline that is changed counts for what is under way, on the data disk and on the log.
+func TestTheDeadlineIsChangedMeanwhile(t *testing.T) {
+	const short = DefaultDiskNanos / 10
+	for _, op := range []blk.Op{blk.Read, blk.Write} {
+		s, peer := quiet(t, 11)
+		s.c.SetFallback(peer)
+		disk := s.data
+		if op == blk.Write {
+			disk = s.log
+		}
+		disk.HangNth(op, 1)
+		var done tally
+		r := &blk.Request{Op: op, Offset: 8192, Length: 4096, Buf: make([]byte, 4096), Owner: &done}
+		begun := s.w.Now
+		s.c.Submit(r)
+		s.c.Kick(s.w.Time())
+		s.c.SetDiskDeadline(short)
+		failed := func() bool { data, log := s.c.Lost(); return data != nil || log != nil }
+		if !s.settle(failed) {
+			t.Fatalf("%v: it waits for ever", op)
+		}
+		if took := s.w.Now - begun; took < short || took > 2*short {
+			t.Errorf("%v: after %d ns", op, took)
+		}
+		if s.c.SetDiskDeadline(0); s.c.DiskDeadline() != DefaultDiskNanos {
+			t.Errorf("%v: the default is %d ns", op, s.c.DiskDeadline())
+		}
+		disk.Release()
+	}
+}

@@ -35,12 +35,18 @@ const (
 
 type part struct {
 	blk.Request
-	parent *blk.Request
-	from   source
-	pin    uint8
-	at     seglog.Pos
-	sent   int64
-	held   *quarantine // the part's request was answered without it
+	parent  *blk.Request
+	from    source
+	pin     uint8
+	at      seglog.Pos
+	sent    int64
+	want    []byte     // the client's buffer
+	bounce  []byte     // of a read of the log that needs one of its own
+	base    seglog.Pos // where what is read of the log begins
+	table   *table
+	mend    bool        // the data disk could not read it
+	cleared seglog.LSN  // what it held then
+	held    *quarantine // the part's request was answered without it
 }
 
 // quarantine is a buffer that the kernel may still write to, because a disk does not answer.
@@ -161,15 +167,14 @@ func (q *reads) serve(r *blk.Request, x run) {
 	}
 	p := &q.parts[q.free[len(q.free)-1]]
 	q.free = q.free[:len(q.free)-1]
-	p.parent, p.sent, p.at = r, q.now, x.at
+	p.parent, p.sent, p.at, p.want = r, q.now, x.at, buf
 	p.Op, p.Offset, p.Length, p.Buf, p.Err, p.LSN, p.Flags = blk.Read, r.Offset+x.off, x.n, buf, 0, 0, 0
 	r.Left++
 	switch {
 	case x.from == mapped && c.log.Device() != nil:
-		p.from, p.pin = fromLog, c.log.Pin()
-		p.Offset = c.log.DeviceOffset(x.at)
+		p.from, p.pin, p.LSN = fromLog, c.log.Pin(), c.log.LSNAt(x.at)
 		c.count.ReadLog++
-		c.log.Device().Submit(&p.Request)
+		c.v.submit(p)
 	case x.from == unmapped && c.dataErr == nil && c.data != nil && !c.missing(r.Offset+x.off+x.n):
 		p.from = fromData
 		c.count.ReadData++
@@ -199,6 +204,9 @@ func (q *reads) kick(now blk.Instant) (wake int64) {
 func (q *reads) back(p *part, now blk.Instant) {
 	c, r := q.c, p.parent
 	if p.from == fromLog {
+		if !c.v.back(p) {
+			return
+		}
 		c.log.Unpin(p.pin)
 	}
 	if r == nil {
@@ -209,11 +217,11 @@ func (q *reads) back(p *part, now blk.Instant) {
 	}
 	if p.Err != 0 && p.from != fromPeer && c.fallback != nil {
 		// The peer must hold at least what the mapping, or its absence, stands for.
-		p.LSN = max(p.LSN, c.cleared)
-		if p.from == fromLog {
-			p.LSN = c.log.LSNAt(p.at)
-			p.Offset = r.Offset + sliceOffset(r.Buf, p.Buf)
+		if p.mend = p.from == fromData; p.from != fromLog {
+			p.LSN = max(p.LSN, c.cleared)
+			p.cleared = c.cleared
 		}
+		p.Offset = r.Offset + sliceOffset(r.Buf, p.Buf)
 		p.from, p.Err, p.sent = fromPeer, 0, now.Mono
 		c.count.ReadPeer++
 		r.Stamp(blk.PeerSent, now)
@@ -230,7 +238,11 @@ func (q *reads) back(p *part, now blk.Instant) {
 		r.Stamp(blk.LogDone, now)
 	case fromPeer:
 		r.Stamp(blk.PeerAcked, now)
+		if p.mend && p.Err == 0 {
+			c.m.take(&p.Request, p.cleared)
+		}
 	}
+	p.mend = false
 	p.parent = nil
 	q.free = append(q.free, p.Tag)
 	q.finish(r)

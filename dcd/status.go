@@ -48,6 +48,10 @@ func (c *Cache) Status() Status {
 	return s
 }
 
+// Damaged is the LSN of the last segment of which a read of the log device found something else than what was
+// written; 0: of none.
+func (c *Cache) Damaged() seglog.LSN { return c.count.RottenLSN }
+
 // Tune changes the watermarks (0: the default), the bypass (as in Options) and the order of destage from the next batch on.
 func (c *Cache) Tune(low, high int, ordered bool, bypass int64) {
 	c.y.set(bypass)
@@ -75,7 +79,7 @@ func (c *Cache) Dirty() int64 {
 
 // Busy reports whether anything of the cache's own is in flight below.
 func (c *Cache) Busy() bool {
-	return c.log.Busy() || c.log.Unwritten() || c.d.out > 0 || c.b.pending() || c.y.active > 0 || c.r.active > 0
+	return c.log.Busy() || c.log.Unwritten() || c.d.out > 0 || c.b.pending() || c.m.busy || c.y.active > 0 || c.r.active > 0
 }
 
 // Cut durably removes the log's tail after lsn and maps again what is left. Nothing may be in flight.

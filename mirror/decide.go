@@ -21,11 +21,12 @@ const (
 	Diverges                     // both wrote: a person must say whose data is dropped
 	MapSyncs                     // what is in the dirty map
 	Resumes                      // a sync that was interrupted goes on
+	TakesTerm                    // the peer has a newer term, in which it wrote nothing and was demoted: take a higher one
 	AsksMore                     // the common point is not known yet: ask for hashes
 )
 
 func (v Verdict) String() string {
-	return [...]string{"?", "stream", "cut and stream", "full sync", "take the peer's tail", "refuse", "stop", "diverged", "map sync", "go on with the sync", "ask"}[v]
+	return [...]string{"?", "stream", "cut and stream", "full sync", "take the peer's tail", "refuse", "stop", "diverged", "map sync", "go on with the sync", "take a higher term", "ask"}[v]
 }
 
 // View is everything that the connect rules of a primary look at.
@@ -64,7 +65,7 @@ func rule(v View) (Verdict, string) {
 		return Refuses, fmt.Sprintf("the peer speaks protocol versions %d to %d, this side %d to %d", p.MinVersion, p.Version, wire.MinVersion, wire.Version)
 	case p.Required != 0:
 		return Refuses, fmt.Sprintf("the peer requires features %#x that this version lacks", p.Required)
-	case !p.New && p.Volume != me.Volume:
+	case p.Volume != me.Volume && !(p.New && p.Volume == [16]byte{}):
 		return Refuses, "the peer holds another volume"
 	case p.New && p.Primary:
 		return Refuses, "the peer is a primary without a volume"
@@ -74,6 +75,8 @@ func rule(v View) (Verdict, string) {
 		return Refuses, fmt.Sprintf("the peer's disk has larger blocks: %d bytes, this one has %d", p.DiskBlock, me.DiskBlock)
 	case p.MaxSegment < me.MaxSegment:
 		return Refuses, fmt.Sprintf("the peer's log takes segments of %d bytes, this one makes %d: give it a larger log", p.MaxSegment, me.MaxSegment)
+	case !p.New && p.Term.Number > me.Term.Number && peerMarks&(seglog.Demoted|seglog.Inconsistent) == seglog.Demoted && v.Known && v.Common == p.Last.LSN:
+		return TakesTerm, fmt.Sprintf("the peer was promoted, wrote nothing in its term %d, and was demoted", p.Term.Number)
 	case !p.New && p.Term.Number > me.Term.Number:
 		return Stops, fmt.Sprintf("the peer has term %d, this one %d: it was promoted meanwhile", p.Term.Number, me.Term.Number)
 	case p.Primary && p.Term.Number < me.Term.Number:

@@ -29,10 +29,24 @@ func TestDecide(t *testing.T) {
 		{"new version", func(v *View) { v.Peer.MinVersion, v.Peer.Version = 9, 9 }, Refuses, "protocol versions 9 to 9"},
 		{"feature", func(v *View) { v.Peer.Required = 4 }, Refuses, "requires features 0x4"},
 		{"other volume", func(v *View) { v.Peer.Volume = [16]byte{7} }, Refuses, "another volume"},
+		{"other volume, needs a refill", func(v *View) { v.Peer.Volume, v.Peer.New, v.Peer.Marks = [16]byte{7}, true, uint32(seglog.NeedsRefill) }, Refuses, "another volume"},
+		{"other volume, needs a refill, taken for equal", func(v *View) { v.Peer.Volume, v.Peer.New, v.Clean = [16]byte{7}, true, true }, Refuses, "another volume"},
+		{"needs a refill", func(v *View) { v.Peer.New, v.Peer.Marks = true, uint32(seglog.NeedsRefill) }, FullSyncs, "new"},
+		{"no volume, and not new", func(v *View) { v.Peer.Volume = [16]byte{} }, Refuses, "another volume"},
 		{"smaller disk", func(v *View) { v.Peer.DiskBytes-- }, Refuses, "smaller"},
 		{"larger blocks", func(v *View) { v.Peer.DiskBlock = 4096 }, Refuses, "larger blocks"},
 		{"small segments", func(v *View) { v.Peer.MaxSegment /= 2 }, Refuses, "segments"},
 		{"promoted meanwhile", func(v *View) { v.Peer.Term.Number, v.Peer.Primary = 3, true }, Stops, "promoted"},
+		{"demoted in a newer term, level", func(v *View) { v.Peer.Term.Number, v.Peer.Marks = 3, uint32(seglog.Demoted|seglog.Ahead) }, TakesTerm, "wrote nothing"},
+		{"demoted in a newer term, behind", func(v *View) {
+			v.Peer.Term.Number, v.Peer.Marks, v.Peer.Last.LSN, v.Common = 3, uint32(seglog.Demoted), 15, 15
+		}, TakesTerm, "wrote nothing"},
+		{"demoted in a newer term, and wrote", func(v *View) { v.Peer.Term.Number, v.Peer.Marks, v.Peer.Last.LSN = 3, uint32(seglog.Demoted), 25 }, Stops, "promoted"},
+		{"demoted in a newer term, below the log", func(v *View) {
+			v.Peer.Term.Number, v.Peer.Marks, v.Peer.Last.LSN, v.Known = 3, uint32(seglog.Demoted), 5, false
+		}, Stops, "promoted"},
+		{"demoted in a newer term, incomplete", func(v *View) { v.Peer.Term.Number, v.Peer.Marks = 3, uint32(seglog.Demoted|seglog.Inconsistent) }, Stops, "promoted"},
+		{"follows a newer term", func(v *View) { v.Peer.Term.Number = 3 }, Stops, "promoted"},
 		{"two primaries", func(v *View) { v.Peer.Primary, v.Peer.Term.ID = true, 8 }, Diverges, "both are primaries"},
 		{"primary of an older term", func(v *View) { v.Peer.Primary, v.Peer.Term.Number = true, 1 }, Refuses, "the older term 1"},
 		{"new peer", func(v *View) { v.Peer.New, v.Peer.Volume = true, [16]byte{} }, FullSyncs, "new"},

@@ -74,7 +74,8 @@ func (s *fullSync) begin(all bool) (wire.Point, error) {
 		if err := n.log.Err(); err != nil {
 			return wire.Point{}, err
 		}
-		if _, err := n.o.Drive(); err != nil {
+		var err error
+		if n.now, err = n.o.Drive(); err != nil {
 			return wire.Point{}, err
 		}
 	}

@@ -19,19 +19,21 @@ const (
 	DefaultBackoff   = second / 10
 	DefaultBackoffTo = 10 * second
 	DefaultStartWait = 30 * second
+	DefaultReattach  = 30 * second  // after the death of a server that served, the next one serves at once
 	DefaultRemote    = 120 * second // how long I/O waits for the peer while the volume is remote
+	DefaultPaths     = 5 * second   // how long the other paths to the peer are tried before the loss of one counts
 	DefaultShip      = 5_000_000    // how long segments wait for more before they are sent, in async mode
 )
 
 // Timing are the node's waits, in ns; 0 is the default.
-type Timing struct{ Heartbeat, PeerDead, Backoff, BackoffTo, StartWait, Remote, Ship int64 }
+type Timing struct{ Heartbeat, PeerDead, Backoff, BackoffTo, StartWait, Reattach, Remote, Paths, Ship int64 }
 
 func (t *Timing) fill() {
 	for _, x := range []struct {
 		v *int64
 		d int64
 	}{{&t.Heartbeat, DefaultHeartbeat}, {&t.PeerDead, DefaultPeerDead}, {&t.Backoff, DefaultBackoff}, {&t.BackoffTo, DefaultBackoffTo},
-		{&t.StartWait, DefaultStartWait}, {&t.Remote, DefaultRemote}, {&t.Ship, DefaultShip}} {
+		{&t.StartWait, DefaultStartWait}, {&t.Reattach, DefaultReattach}, {&t.Remote, DefaultRemote}, {&t.Paths, DefaultPaths}, {&t.Ship, DefaultShip}} {
 		if *x.v == 0 {
 			*x.v = x.d
 		}
@@ -84,8 +86,9 @@ type Options struct {
 	Compress     bool  // data is compressed on the way to the peer
 	RateLimit    int64 // bytes of data sent per second; 0: no limit
 
-	StartAlone bool // the user says: serve although the peer cannot be asked
-	Reattached bool // the supervisor put this server in a dead one's place: serve at once
+	StartAlone bool  // the user says: serve although the peer cannot be asked
+	DeadFor    int64 // this server is in the place of one that served and died so long ago, in ns; 0: in nobody's
+	Fenced     bool  // that one, or one before it, was fenced: its disks alone do not let this one serve
 	Sync       SyncSizes
 	Lost       bool // data disk or log is missing: the volume starts remote
 	Blank      bool // the log is missing too: the chain goes on where the peer's ends
@@ -108,20 +111,23 @@ type Node struct {
 	ready   bool // a primary that serves its client
 	fenced  bool
 	failed  error
+	damaged seglog.LSN // what was last said of the log's damage
+	closed  bool
 
-	s    session
-	ctl  control
-	ship shipper
-	rx   receiver
-	full fullSync
-	fill refill
-	fell fallen
-	peer PeerDisk
-	srv  server
-	give fetcher
-	pace pace
-	lag  lag
-	swap swap
+	s      session
+	ctl    control
+	ship   shipper
+	rx     receiver
+	full   fullSync
+	fill   refill
+	fell   fallen
+	peer   PeerDisk
+	srv    server
+	give   fetcher
+	pace   pace
+	lag    lag
+	swap   swap
+	detour detour
 
 	behind  behind
 	backlog [wire.BacklogBytes]byte // see addBacklog
@@ -218,8 +224,8 @@ func (n *Node) asPrimary() {
 	if n.marks()&seglog.PeerNeedsFullSync == 0 && !n.o.Blank {
 		n.ship.open(n.log.First() - 1)
 	}
-	if n.o.Reattached && !n.o.Lost {
-		n.serve("re-attached in a dead server's place")
+	if d := n.o.DeadFor; d > 0 && (d <= n.o.Timing.Reattach || Planted && Plant == "reattach-late") && !n.o.Fenced && !n.o.Lost {
+		n.serve("re-attached in the place of a server that died " + seconds(d) + " ago")
 	}
 }
 
@@ -263,6 +269,9 @@ func (n *Node) event(what, old, now, reason string) {
 
 // Kick ends a batch: frames in, policy, cache, frames out.
 func (n *Node) Kick(now blk.Instant) int64 {
+	if n.closed {
+		return blk.Never // memory and connections are gone
+	}
 	n.now = now
 	if n.begun == 0 {
 		n.begun = now.Mono
@@ -295,6 +304,10 @@ func (n *Node) Kick(now blk.Instant) int64 {
 		n.s.frames = 0
 	}
 	n.describe()
+	if lsn := n.cache.Damaged(); lsn != n.damaged {
+		n.damaged = lsn
+		n.event("log", "", "damaged", fmt.Sprintf("segment %d is not what was written; what was asked for comes from the peer, or fails", lsn))
+	}
 	return wake
 }
 
@@ -428,8 +441,9 @@ func (n *Node) Fail(err error) {
 // Idle reports whether nothing of the node's own is in flight below.
 func (n *Node) Idle() bool { return !n.cache.Busy() }
 
-// Close ends the session and gives memory back; nothing may be in flight.
+// Close ends the session and gives memory back; no request of the client's may be in flight. Kick then does nothing.
 func (n *Node) Close() error {
+	n.closed = true
 	n.s.goodbye("the server stops")
 	n.s.close()
 	n.ship.close()

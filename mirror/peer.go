@@ -19,6 +19,8 @@ type Conn interface {
 	Close() error
 	// Peer names the other end.
 	Peer() string
+	// Key is the fingerprint of the other end's key; "": it has none.
+	Key() string
 	// TCP is the state of its socket; false: there is none, or it is not known. It costs system calls.
 	TCP() (t wire.TCP, ok bool)
 }
@@ -30,6 +32,8 @@ type Network interface {
 	// DialControl starts one attempt at a control connection, over the path that the newest connection
 	// of Dial's took; a side that only listens does nothing.
 	DialControl()
+	// Paths is how many ways to the peer an attempt tries: one fails when all have; 0 on a side that only listens.
+	Paths() int
 	// Next gives a connection that was made or accepted, or an attempt's error, or nil, nil; control
 	// says of which kind it is. The caller owns the connection.
 	Next() (c Conn, control bool, err error)

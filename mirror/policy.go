@@ -41,6 +41,8 @@ func (n *Node) policy() (wake int64) {
 		}
 		n.cache.AckLimit, n.cache.DestageLimit = n.ship.durable, min(n.ship.durable, n.fill.limit())
 		return min(wake, n.remoteWait())
+	case n.detour.until > 0:
+		wake = n.onDetour()
 	case n.suspended:
 		n.resumeWrites()
 	case n.bound:
@@ -91,7 +93,7 @@ func (n *Node) tryBind() {
 func (n *Node) clearMarks() {
 	const alone = seglog.Degraded | seglog.Ahead
 	behind := n.ship.durable < n.boundAt && !(Planted && Plant == "clear-early")
-	if !n.bound || n.suspended || behind || n.lacks() {
+	if !n.bound || n.suspended || n.detour.until > 0 || behind || n.lacks() {
 		return
 	}
 	drop := alone
@@ -146,7 +148,8 @@ func (n *Node) sessionLost(err error) {
 	if !n.primary || n.swap.handed {
 		return
 	}
-	if n.ready && n.bound && !n.remoteMode {
+	if n.ready && n.bound && !n.remoteMode && !n.takeDetour(err.Error()) {
+		n.endDetour()
 		n.unbind(err.Error())
 	}
 }
@@ -172,7 +175,7 @@ func (n *Node) startRule() int64 {
 	if n.s.up || n.s.conn != nil || n.s.diverged != "" {
 		return blk.Never
 	}
-	alone := n.o.StartAlone || n.marks()&seglog.Degraded != 0 || Planted && Plant == "start-unasked"
+	alone := n.o.StartAlone || n.marks()&seglog.Degraded != 0 && !n.o.Fenced || Planted && Plant == "start-unasked"
 	switch {
 	case !alone:
 		return blk.Never
@@ -185,6 +188,20 @@ func (n *Node) startRule() int64 {
 		return now
 	}
 	return wait
+}
+
+// StartAlone is the user's word for a primary that waits for its peer: it serves if that cannot be asked.
+func (n *Node) StartAlone() error {
+	switch {
+	case !n.primary:
+		return errors.New("this is a secondary")
+	case n.fenced:
+		return errors.New("this side is fenced: its peer was promoted")
+	case n.o.Lost:
+		return errors.New("the volume's own disk or log is missing: only its peer can serve")
+	}
+	n.o.StartAlone = true
+	return nil
 }
 
 // tookTail is told when a starting primary has all that its peer had more.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror/wire"
 	"github.com/robib-ublk/robib/ublk/blk"
@@ -98,9 +97,9 @@ func (x *refill) kick() (wake int64) {
 	case fillIdle:
 		return x.next()
 	case fillWriting, fillFlushing:
-		wake = x.begun + dcd.DefaultDiskNanos + 1
+		wake = x.begun + n.cache.DiskDeadline() + 1
 		if n.now.Mono >= wake {
-			x.fail(fmt.Errorf("the new data disk did not answer within %s", seconds(dcd.DefaultDiskNanos)))
+			x.fail(fmt.Errorf("the new data disk did not answer within %s", seconds(n.cache.DiskDeadline())))
 			return blk.Never
 		}
 	}

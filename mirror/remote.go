@@ -160,21 +160,27 @@ func (n *Node) refillOrLose() {
 	}
 }
 
-// remoteWait bounds how long I/O waits for an absent peer while the volume is remote.
+// remoteWait bounds how long I/O waits for an absent peer while the volume is remote; with on-disconnect=error it does not.
 func (n *Node) remoteWait() int64 {
 	if n.s.up {
 		if n.remoteDown > 0 {
 			n.remoteDown = 0
-			n.cache.Refuse(false)
+			n.cache.Refuse(n.failed != nil)
 		}
 		return blk.Never
 	}
 	if n.remoteDown == 0 {
-		n.remoteDown = n.now.Mono
+		n.remoteDown, n.detour.failures = n.now.Mono, n.dialFailures
 	}
 	end := n.remoteDown + n.o.Timing.Remote
+	if n.o.OnDisconnect == Error {
+		end = n.remoteDown
+		if n.o.Net.Paths() > 1 && n.dialFailures == n.detour.failures {
+			end += n.o.Timing.Paths // the other paths are tried first
+		}
+	}
+	n.cache.Refuse(n.now.Mono >= end || n.failed != nil)
 	if n.now.Mono >= end {
-		n.cache.Refuse(true)
 		return blk.Never
 	}
 	return end

@@ -57,8 +57,8 @@ func AsDemoted(s *seglog.Super) {
 
 var errConnected = errors.New("the primary is connected and alive: stop it there first, or say --force")
 
-// mayPromote is why this secondary must not become the primary, whoever says so.
-func (n *Node) mayPromote() error {
+// MayPromote is why this secondary must not become the primary, whoever says so.
+func (n *Node) MayPromote() error {
 	m := n.marks()
 	switch {
 	case n.primary:
@@ -86,7 +86,7 @@ func (n *Node) Promote(force bool) error {
 // Claim is Promote, but that the node serves nobody, and adds nothing to the log, before Begin: an owner
 // that keeps a note of the role writes it once Claimed, and if it dies before, nothing has come of it.
 func (n *Node) Claim(force bool) error {
-	if err := n.mayPromote(); err != nil {
+	if err := n.MayPromote(); err != nil {
 		return err
 	}
 	if n.s.up && !force {
@@ -117,6 +117,16 @@ func (n *Node) promote(why string) {
 	n.ship.close()
 	n.ship.open(n.oldest() - 1)
 	n.event("role", "secondary", "primary", fmt.Sprintf("promoted at LSN %d, term %d: %s", n.log.Sealed(), n.term().Number, why))
+}
+
+// takeTerm makes a primary reign in another term, durably; nothing is sealed meanwhile.
+func (n *Node) takeTerm(number uint64, reason string) error {
+	old := n.term().Number
+	if err := n.log.Sync(n.log.Update(func(s *seglog.Super) { s.Term = seglog.Term{Number: number, ID: n.o.Random() | 1} }), n.o.Drive); err != nil {
+		return fmt.Errorf("take term %d: %w", number, err)
+	}
+	n.event("term", fmt.Sprint(old), fmt.Sprint(number), reason)
+	return nil
 }
 
 // Missing is what a promoted copy may lack of what the lost primary had.
@@ -156,6 +166,15 @@ func (b *behind) lacks(l *seglog.Log) int64 {
 		left -= (int64(s.Bytes) + b.block - 1) / b.block * b.block
 	}
 	return max(left, 0)
+}
+
+// Restarting is for how long, in ns, a primary that is not connected may only be starting again: it was heard a
+// moment ago. 0: it counts as lost, is connected, or is none any more.
+func (n *Node) Restarting() int64 {
+	if n.primary || n.s.up || !n.s.ofPrimary {
+		return 0
+	}
+	return max(n.s.heard+n.o.Timing.PeerDead-n.now.Mono, 0)
 }
 
 // takeBacklog is the secondary's: it takes what a heartbeat says beside itself.

@@ -14,15 +14,17 @@ import (
 type session struct {
 	n    *Node
 	conn Conn     // the data connection
+	next newcomer // that may take its place
 	up   bool     // both sides agree on how to go on
 	id   [16]byte // drawn by the primary
 
-	hello   *wire.HelloMsg // the peer's
-	durable seglog.LSN     // there, when it said so; the end of its chain may be in its RAM only
-	view    View
-	asked   bool
-	tail    bool // the peer's tail is coming: segments are taken by a primary
-	tailTo  seglog.LSN
+	hello     *wire.HelloMsg // the peer's
+	ofPrimary bool           // the newest hello that came, in this or an earlier connection, was a primary's
+	durable   seglog.LSN     // there, when it said so; the end of its chain may be in its RAM only
+	view      View
+	asked     bool
+	tail      bool // the peer's tail is coming: segments are taken by a primary
+	tailTo    seglog.LSN
 
 	retry
 	dialing    bool
@@ -53,6 +55,9 @@ func (s *session) kick() int64 {
 		s.goodbye(why.Error())
 		s.lost(why)
 	}
+	if why := n.unmet(); why != nil {
+		s.turnAway(why.Error())
+	}
 	for range 8 {
 		c, control, err := n.o.Net.Next()
 		if c == nil && err == nil {
@@ -80,14 +85,15 @@ func (s *session) kick() int64 {
 			s.again(err)
 			continue
 		}
-		s.adopt(c)
+		s.meet(c)
 	}
+	wake := s.hearNewcomer()
 	now := n.now.Mono
 	if s.conn != nil {
 		if err := s.dead(); err != nil {
 			s.lost(err)
 		} else {
-			wake := min(s.heard+n.o.Timing.PeerDead+1, n.ctl.kick())
+			wake = min(wake, s.heard+n.o.Timing.PeerDead+1, n.ctl.kick())
 			if s.up {
 				wake = min(wake, max(s.beaten+n.o.Timing.Heartbeat, now+1))
 			}
@@ -98,7 +104,7 @@ func (s *session) kick() int64 {
 		s.dialing = true
 		n.o.Net.Dial()
 	}
-	return blk.Never // see redial
+	return wake // see redial
 }
 
 // dialAt is when the next attempt is due.
@@ -131,11 +137,8 @@ func (r *retry) wait(n *Node) {
 	r.nextDial = n.now.Mono + r.backoff/2 + int64(n.o.Random()%uint64(r.backoff/2+1))
 }
 
-// adopt makes c the connection; a newer one takes an older one's place.
+// adopt makes c the connection; there is none.
 func (s *session) adopt(c Conn) {
-	if s.conn != nil {
-		s.lost(errors.New("the peer made a new connection"))
-	}
 	s.conn, s.heard, s.hello, s.asked, s.tail = c, s.n.now.Mono, nil, false, false
 	s.bytes, s.acked, s.modeAt, s.bye, s.id = c.Received(), 0, 0, "", [16]byte{}
 	if s.n.primary {
@@ -214,6 +217,7 @@ func (s *session) lost(err error) {
 }
 
 func (s *session) close() {
+	s.turnAway("closed")
 	s.n.ctl.close("closed")
 	if s.conn != nil {
 		s.conn.Close()
@@ -260,10 +264,14 @@ func (s *session) gotHello(f *wire.Frame) error {
 	if s.hello != nil {
 		return errors.New("a second hello")
 	}
-	s.hello, s.durable = &h, f.Durable
+	s.hello, s.durable, s.ofPrimary = &h, f.Durable, h.Primary
 	n := s.n
 	n.pack.Begin(h.Offered)
 	if !n.primary {
+		if n.foreign(h.Volume) {
+			s.goodbye(errForeign.Error())
+			return errForeign
+		}
 		if n.heldBy(&h) {
 			n.promote("the primary had handed its role over when the session was lost")
 			return nil
@@ -276,7 +284,7 @@ func (s *session) gotHello(f *wire.Frame) error {
 		return nil // the primary decides
 	}
 	s.view = View{Me: n.myHello(), Peer: h}
-	if seglog.Marks(h.Marks)&seglog.PeerNeedsRefill != 0 && !n.remoteMode {
+	if seglog.Marks(h.Marks)&seglog.PeerNeedsRefill != 0 && !n.remoteMode && !n.foreign(h.Volume) {
 		// This side's disk or log missed writes, whatever it looks like now; unless it has only just
 		// asked for that note, and the session ended before the answer.
 		if n.noted = n.ready && n.askedRefill; n.ready && !n.noted {
@@ -341,6 +349,11 @@ func (s *session) decide() error {
 	switch v {
 	case AsksMore:
 		return s.ask()
+	case TakesTerm:
+		if err := n.takeTerm(s.view.Peer.Term.Number+1, reason); err != nil {
+			return err
+		}
+		return s.decide()
 	case Stops:
 		n.fence(reason)
 		return errors.New(reason)
@@ -467,6 +480,10 @@ func (s *session) gotDecision(f *wire.Frame) error {
 	if d.Way == wire.Refuse {
 		s.part(d.Parted, d.Reason)
 		return fmt.Errorf("the primary refuses: %s", d.Reason)
+	}
+	if n.foreign(d.Volume) || d.Volume != s.hello.Volume {
+		s.goodbye(errForeign.Error())
+		return errForeign
 	}
 	if err := n.rx.agree(f, &d); err != nil {
 		return err

@@ -33,6 +33,8 @@ type Status struct {
 	CatchUp                          CatchUp
 	RefillDone, RefillTotal          int64 // of a new data disk; 0, 0: none is being filled
 	HeartbeatNanos, PeerDeadNanos    int64
+	Waits                            Timing // all of them
+	DiskNanos                        int64  // within which a disk must answer
 	RateLimit                        int64  // bytes per second; 0: none
 	SentBytes, RawBytes              uint64 // of data frames, as they went and before they were packed
 	Compress, Compressing            bool   // asked for; and the peer can take it
@@ -57,6 +59,14 @@ func (n *Node) Sockets() *wire.Sockets {
 		return nil
 	}
 	return s
+}
+
+// PeerKey is the fingerprint of the key that the peer of the session there is has; "": there is none.
+func (n *Node) PeerKey() string {
+	if !n.s.up {
+		return ""
+	}
+	return n.s.conn.Key()
 }
 
 // Degraded reports whether the volume has a peer and is not as safe as it should be.
@@ -131,11 +141,16 @@ func (n *Node) word() (state, why string) {
 		return StateAlone, "no peer is configured"
 	case n.remoteMode:
 		if !n.s.up {
+			if n.o.OnDisconnect == Error {
+				return StateRemote, "the peer is away, and I/O fails (on-disconnect=error)"
+			}
 			return StateRemote, "the peer is away: I/O waits for it"
 		}
 		return StateRemote, n.reason
 	case !n.ready:
 		return StateWaiting, "the peer is asked before anything is served: " + n.s.lastErr
+	case n.detour.until > 0:
+		return StateSuspended, "a path to the peer was lost, and writes wait while the others are tried: " + n.s.lastErr
 	case n.suspended && n.o.OnDisconnect == Error:
 		return StateSuspended, "the peer is away or behind, and writes fail (on-disconnect=error): " + n.s.lastErr
 	case n.suspended:
@@ -172,6 +187,7 @@ func (n *Node) Status() Status {
 		SinceNanos: n.now.Mono - n.s.since, PeerReads: n.peer.Served, Cache: n.cache.Status(), Sessions: n.s.sessions, RateLimit: n.pace.rate, SentBytes: n.pace.sent, Resync: n.resync, RawBytes: n.rawBytes,
 		Compress: n.pack.Zstd(), Compressing: n.s.up && n.pack.Packs(), Pack: n.pack.Stats}
 	s.Destaged, s.HeartbeatNanos, s.PeerDeadNanos = s.Cache.Destaged, n.o.Timing.Heartbeat, n.o.Timing.PeerDead
+	s.Waits, s.DiskNanos = n.o.Timing, n.cache.DiskDeadline()
 	s.CatchUp = n.lag.catchUp()
 	s.Control, s.ControlWhy = n.ctl.status()
 	if n.fill.active {

@@ -31,7 +31,7 @@ var (
 // AskRole asks a connected primary for its role, which it hands over within wait ns or keeps; RoleAsked
 // says what became of it.
 func (n *Node) AskRole(wait int64) error {
-	switch err := n.mayPromote(); {
+	switch err := n.MayPromote(); {
 	case err != nil:
 		return err
 	case n.swap.asked:

@@ -34,4 +34,28 @@ func (n *Node) SetTiming(heartbeat, peerDead int64) {
 	n.o.Timing.fill()
 }
 
+// Bounds of the other waits that users set, in ns.
+const (
+	MinWait = second
+	MaxWait = 3600 * second
+)
+
+// CheckWaits refuses a start wait, a wait of the remote state or a deadline of the disks, in ns (0: the default), that
+// nobody could mean.
+func CheckWaits(waits ...int64) error {
+	for _, w := range waits {
+		if w != 0 && (w < MinWait || w > MaxWait) {
+			return fmt.Errorf("%s: %s to %s", seconds(w), seconds(MinWait), seconds(MaxWait))
+		}
+	}
+	return nil
+}
+
+// SetWaits changes how long a primary that starts asks for its peer, and how long a remote volume's I/O waits for it,
+// in ns; 0: the default. They count at once.
+func (n *Node) SetWaits(start, remote int64) {
+	n.o.Timing.StartWait, n.o.Timing.Remote = start, remote
+	n.o.Timing.fill()
+}
+
 func seconds(ns int64) string { return fmt.Sprintf("%gs", float64(ns)/second) }

@@ -173,17 +173,18 @@ var ErrStopped = errors.New("the device was stopped")
 
 // StartRecovery takes a device whose server died out of its server's hands. It is refused with
 // EBUSY until the dead server is gone entirely, and asked again until then. A device that the dead server
-// had stopped is refused so for ever (ublk_ctrl_start_recovery of drivers/block/ublk_drv.c): ErrStopped.
+// had stopped is refused so for ever, and one that it had not started with EINVAL on some kernels
+// (ublk_ctrl_start_recovery of drivers/block/ublk_drv.c): ErrStopped.
 func (d *Device) StartRecovery() error {
 	for end := time.Now().Add(recoveryWait); ; time.Sleep(charPoll) {
 		_, err := d.c.command("start recovery", cmdStartRecovery, d.ID(), 0, nil, 0)
-		if !errors.Is(err, unix.EBUSY) {
-			return err
+		if err == nil {
+			return nil
 		}
 		if i, e := d.Info(); e == nil && i.State == StateDead {
 			return ErrStopped
 		}
-		if time.Now().After(end) {
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
 			return err
 		}
 	}

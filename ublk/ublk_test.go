@@ -226,9 +226,11 @@ func TestControlCommands(t *testing.T) {
 	if n := len(old.ops); n != 2 || old.ops[1] != cmdDel {
 		t.Error("a device that cannot be recovered was left behind")
 	}
-	stopped := &driverFake{answers: []int32{-int32(unix.EBUSY), 0}} // what it says of a device is all zeros: dead
-	if err := (&Device{c: &Control{k: stopped}}).StartRecovery(); !errors.Is(err, ErrStopped) || stopped.ops[1] != cmdGetDevInfo {
-		t.Error("a device that its server stopped before it died cannot be recovered, and nobody said so:", err)
+	for _, e := range []unix.Errno{unix.EBUSY, unix.EINVAL} {
+		stopped := &driverFake{answers: []int32{-int32(e), 0}} // what it says of a device is all zeros: dead
+		if err := (&Device{c: &Control{k: stopped}}).StartRecovery(); !errors.Is(err, ErrStopped) || stopped.ops[1] != cmdGetDevInfo {
+			t.Error("a device that its server stopped before it died cannot be recovered, and nobody said so:", err)
+		}
 	}
 	if _, err := (&Control{k: old}).Add(AddOptions{Depth: 100000}); err == nil {
 		t.Error("depth 100000 passed")

@@ -28,6 +28,7 @@ type making struct {
 	Name       string `help:"The volume's name; without it the disk's." placeholder:"NAME"`
 	Foreground bool   `help:"Stay in the foreground; state changes go to standard error."`
 	AcceptDisk bool   `help:"Replay the log although the disk was changed behind its back."`
+	AcceptLog  bool   `help:"Go on with a log that is an older copy of itself: what was written since is lost."`
 	RAM        int64  `name:"ram" help:"RAM that keeps the newest bytes of a log that is made, so that destage and the mirror need not read them back (default 64)." placeholder:"MIB"`
 	Encrypt    string `enum:",on,off" default:"" help:"off: the two machines prove their keys, and then do not encrypt; both sides must say so. For trusted links only." placeholder:"ON|OFF"`
 	Ordered    *bool  `negatable:"" help:"Destage in write order, flushed segment by segment: the disk alone is always an older crash-consistent image."`
@@ -40,7 +41,7 @@ type making struct {
 }
 
 func (m *making) request(role volume.Role) (volume.Request, error) {
-	q := volume.Request{Role: role, Name: m.Name, Disk: m.Disk, Log: m.Log, LogBytes: m.LogSize << 20, CreateLog: m.CreateLog, Overwrite: m.Overwrite, DeviceID: -1}
+	q := volume.Request{Role: role, Name: m.Name, Disk: m.Disk, Log: m.Log, LogBytes: m.LogSize << 20, CreateLog: m.CreateLog, AcceptLog: m.AcceptLog, Overwrite: m.Overwrite, DeviceID: -1}
 	if m.Disk == "" && m.Name == "" {
 		return q, volume.Usagef("name the disk with --disk, or a known volume with --name")
 	}
@@ -155,7 +156,7 @@ func (a *AddCmd) Run(cli *CLI) error {
 	if err := needRoot(); err != nil {
 		return err
 	}
-	if err := a.pair(addrs); err != nil {
+	if q.PeerKey, err = a.pair(addrs); err != nil {
 		return err
 	}
 	p, err := volume.Prepare(q)
@@ -163,32 +164,32 @@ func (a *AddCmd) Run(cli *CLI) error {
 		return err
 	}
 	defer p.Close()
-	return start(cli, p, serving{StartAlone: a.StartAlone, AcceptDisk: a.AcceptDisk}, a.Foreground)
+	return start(cli, p, serving{StartAlone: a.StartAlone, AcceptDisk: a.AcceptDisk, AcceptLog: a.AcceptLog}, a.Foreground)
 }
 
-// pair exchanges keys with the peer, once.
-func (a *AddCmd) pair(addrs []string) error {
+// pair exchanges keys with the peer, once, and gives its key's fingerprint.
+func (a *AddCmd) pair(addrs []string) (peer string, err error) {
 	if a.Pair == "" {
-		return nil
+		return "", nil
 	}
 	token := a.Pair
 	if token == "-" {
 		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
 		if err != nil && line == "" {
-			return fmt.Errorf("--pair -: read the token: %w", err)
+			return "", fmt.Errorf("--pair -: read the token: %w", err)
 		}
 		token = line
 	}
 	key, trust, err := volume.Identity()
 	if err != nil {
-		return err
+		return "", err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
-	if _, err := link.Pair(ctx, addrs, strings.TrimSpace(token), key, trust, a.Remote); err != nil {
-		return fmt.Errorf("pair with %s: %w", a.Remote, err)
+	if peer, err = link.Pair(ctx, addrs, strings.TrimSpace(token), key, trust, a.Remote); err != nil {
+		return "", fmt.Errorf("pair with %s: %w", a.Remote, err)
 	}
-	return nil
+	return peer, nil
 }
 
 func needRoot() error {
@@ -226,7 +227,7 @@ func (s *ServeCmd) Run(cli *CLI) error {
 		return err
 	}
 	defer p.Close()
-	return start(cli, p, serving{AcceptDisk: s.AcceptDisk, Discard: s.DiscardMyData}, s.Foreground)
+	return start(cli, p, serving{AcceptDisk: s.AcceptDisk, AcceptLog: s.AcceptLog, Discard: s.DiscardMyData}, s.Foreground)
 }
 
 // interrupted is a context that ^C and SIGTERM end.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/cmd/internal/volume"
+	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/ublk/blk/filedev"
 )
 
@@ -105,7 +106,7 @@ func waitReleased(disk string) {
 // SetCmd changes settings online.
 type SetCmd struct {
 	Name string   `arg:"" help:"The volume."`
-	Set  []string `arg:"" optional:"" name:"setting" help:"KEY=VALUE: mode, on-disconnect, remote, rate-limit, compress, heartbeat, peer-dead, destage, resync, link, latency, low-water, high-water, bypass, ordered, metrics."`
+	Set  []string `arg:"" optional:"" name:"setting" help:"KEY=VALUE: mode, on-disconnect, remote, peer-key, rate-limit, compress, heartbeat, peer-dead, start-wait, remote-wait, disk-deadline, destage, resync, link, latency, low-water, high-water, bypass, ordered, metrics."`
 }
 
 // Run changes what is said, and shows all settings.
@@ -184,7 +185,8 @@ func do(name, command string, a control.Args, result any) error {
 
 // RecoverCmd starts a new server where supervisor and server are both gone.
 type RecoverCmd struct {
-	Name string `arg:"" help:"The volume."`
+	Name       string `arg:"" help:"The volume."`
+	StartAlone bool   `help:"Serve although the peer cannot be asked whether it was promoted or has newer writes; also where a server runs and waits for it."`
 }
 
 // recoverWait is how long a dead server's last I/O may keep disk and log busy.
@@ -201,6 +203,9 @@ func (r *RecoverCmd) Run(cli *CLI) error {
 	}
 	var st volume.Status
 	if err := control.Status(r.Name, &st); err == nil {
+		if r.StartAlone && st.State == mirror.StateWaiting {
+			return r.alone(cli)
+		}
 		return fmt.Errorf("%s: its server runs (pid %d): nothing to recover", r.Name, st.ServerPID)
 	}
 	p := &volume.Prepared{Config: c}
@@ -213,7 +218,18 @@ func (r *RecoverCmd) Run(cli *CLI) error {
 			return err
 		}
 	}
-	return launch(cli, p, serving{Name: r.Name, Reattach: true}, false)
+	return launch(cli, p, serving{Name: r.Name, Reattach: true, StartAlone: r.StartAlone}, false)
+}
+
+// alone lets the server that runs serve without its peer.
+func (r *RecoverCmd) alone(cli *CLI) error {
+	if err := do(r.Name, "start-alone", control.Args{}, nil); err != nil {
+		return err
+	}
+	return cli.print(map[string]string{"starts_alone": r.Name}, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s: serves as soon as its peer turns out to be away\n", r.Name)
+		return err
+	})
 }
 
 // openFreed opens exclusively, and waits while a dead server's I/O still holds the device.

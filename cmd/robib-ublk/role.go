@@ -13,7 +13,7 @@ import (
 // PromoteCmd makes a secondary the primary.
 type PromoteCmd struct {
 	Name    string        `arg:"" help:"The volume."`
-	Force   bool          `help:"Without asking a primary that is connected: what only it has then stays behind."`
+	Force   bool          `help:"Without asking a primary that is connected, or waiting for one that may only be starting: what only it has then stays behind."`
 	Timeout time.Duration `default:"30s" help:"How long a connected primary may take to hand its role over, 1s to 1h." placeholder:"DURATION"`
 }
 

@@ -21,6 +21,7 @@ type serving struct {
 	New        bool
 	StartAlone bool
 	AcceptDisk bool
+	AcceptLog  bool
 	Discard    bool
 	Reattach   bool
 }
@@ -30,7 +31,7 @@ func (s *serving) args(reattach bool) []string {
 	for _, f := range []struct {
 		on   bool
 		name string
-	}{{s.New && !reattach, "--new"}, {s.StartAlone, "--start-alone"}, {s.AcceptDisk && !reattach, "--accept-disk"}, {s.Discard && !reattach, "--discard"}, {s.Reattach || reattach, "--reattach"}} {
+	}{{s.New && !reattach, "--new"}, {s.StartAlone && !reattach, "--start-alone"}, {s.AcceptDisk && !reattach, "--accept-disk"}, {s.AcceptLog && !reattach, "--accept-log"}, {s.Discard && !reattach, "--discard"}, {s.Reattach || reattach, "--reattach"}} {
 		if f.on {
 			a = append(a, f.name)
 		}
@@ -197,7 +198,7 @@ func (s *serverCmd) Run(*CLI) error {
 	if err != nil {
 		return &exitError{supervise.ExitRefused, err.Error()}
 	}
-	code := volume.Run(volume.ServerOptions{Config: c, In: in, Reattach: s.Reattach, New: s.New, StartAlone: s.StartAlone, AcceptDisk: s.AcceptDisk, Discard: s.Discard, Notes: notes, Logf: logf})
+	code := volume.Run(volume.ServerOptions{Config: c, In: in, Reattach: s.Reattach, New: s.New, StartAlone: s.StartAlone, AcceptDisk: s.AcceptDisk, AcceptLog: s.AcceptLog, Discard: s.Discard, Notes: notes, Logf: logf})
 	if code != 0 {
 		return &exitError{code, ""}
 	}

@@ -196,6 +196,11 @@ func printStatus(w io.Writer, s *volume.Status) {
 	if s.BypassBytes > 0 {
 		row("bypass", "sequential runs of more than %s go past the log: %s did", volume.Bytes(s.BypassBytes), volume.Bytes(int64(s.BypassedBytes)))
 	}
+	if l := &s.Limits; s.Remote != "" || s.Listen != "" {
+		row("limits", "disk deadline %g s, start wait %g s, re-attach %g s, remote wait %g s, connect %g s, back-off %g to %g s, other paths %g s", l.DiskDeadline, l.StartWait, l.Reattach, l.RemoteWait, l.Connect, l.Backoff, l.BackoffTo, l.OtherPaths)
+	} else {
+		row("limits", "disk deadline %g s", l.DiskDeadline)
+	}
 	if len(s.Paused) > 0 {
 		row("paused", "by its user: %s", strings.Join(s.Paused, ", "))
 	}
@@ -205,6 +210,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 	if s.Role == "primary" && (s.Remote != "" || s.Listen != "") {
 		row("peer_lsn", "shipped %d, received %d, durable %d, lag %d segments", s.Shipped, s.Received, s.RemoteDurable, s.LagSegments)
 		row("peer_reads", "%d served by the peer", s.PeerReads)
+	}
+	if s.DamagedReads > 0 {
+		row("log_damaged", "%d reads found segments of the log damaged; the peer served them, or they failed: replace the log device", s.DamagedReads)
 	}
 	if s.Latency != "" {
 		row("latency", "%s", s.Latency)

@@ -37,6 +37,7 @@ type Dirty struct {
 	req  blk.Request
 	busy bool
 	done bool
+	at   int64 // when the write in flight began
 }
 
 const (
@@ -319,7 +320,7 @@ func (d *Dirty) kick() {
 		d.wrong--
 	}
 	copy(d.out, d.mem[first*dirtyPage:(first+n)*dirtyPage])
-	d.busy = true
+	d.busy, d.at = true, l.now
 	d.req = blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.super.DirtyOffset + int64(first)*dirtyPage, Length: int64(n) * dirtyPage, Buf: d.out[:n*dirtyPage], Owner: d}
 	l.dev.Submit(&d.req)
 }

@@ -136,6 +136,9 @@ func roundUp(n, to int) int { return (n + to - 1) / to * to }
 // headerSize is how much the header of a segment with n records takes on a log of that block.
 func headerSize(n, block int) int { return roundUp(fixedBytes+n*recordBytes, block) }
 
+// HeaderBytes is how much of the log device the header of a segment with so many records takes, at least.
+func (l *Log) HeaderBytes(records int) int { return headerSize(records, int(l.super.BlockBytes)) }
+
 func putRecord(b []byte, k Kind, flags uint8, off, length int64, crc uint32, at int) {
 	le.PutUint64(b, uint64(off)/sectorBytes)
 	le.PutUint32(b[8:], uint32(length))
@@ -208,6 +211,16 @@ var zero4 [4]byte
 
 // errShort says that a header is longer than the bytes at hand.
 var errShort = errors.New("seglog: more of the header is needed")
+
+// within checks that no record reaches beyond a disk of so many bytes.
+func (s *Segment) within(disk int64) error {
+	for i := range s.Records {
+		if r := s.Record(i); r.Offset > disk-r.Length {
+			return fmt.Errorf("%w: LSN %d record %d lies beyond the disk's %d bytes", ErrCorrupt, s.LSN, i, disk)
+		}
+	}
+	return nil
+}
 
 // Parse decodes and checks a whole segment: header, records' bounds, payload checksums.
 func Parse(raw []byte, limit int) (Segment, error) {

@@ -115,29 +115,6 @@ func (l *Log) Fail(err error) {
 	}
 }
 
-// overdue notices a device that does not answer, and says when to look again.
-func (l *Log) overdue(now int64) (wake int64) {
-	wake = blk.Never
-	if l.deadline == 0 || l.failed != nil || l.dev == nil {
-		return wake
-	}
-	late := func(busy bool, since int64, what string) {
-		switch at := since + l.deadline; {
-		case !busy || since == 0:
-		case now > at:
-			l.Fail(fmt.Errorf("seglog: the log device did not answer %s within %d s", what, l.deadline/1e9))
-		default:
-			wake = min(wake, at+1)
-		}
-	}
-	late(l.appBusy, l.appAt, "an append")
-	late(l.sup.busy, l.sup.at, "a superblock write")
-	for _, r := range l.readers {
-		late(r.state == fetching, r.askedAt, "a read")
-	}
-	return wake
-}
-
 // Device is the log device, nil when it is lost.
 func (l *Log) Device() blk.Device { return l.dev }
 
@@ -434,6 +411,9 @@ func (l *Log) Adopt(raw []byte) (Segment, error) {
 	case s.PrevHash != l.hash:
 		return s, fmt.Errorf("%w: LSN %d", ErrChain, s.LSN)
 	}
+	if err := s.within(l.super.DiskBytes); err != nil {
+		return s, err
+	}
 	n := l.padded(s.Bytes)
 	p := l.place(n)
 	if !l.room(p, n) {
@@ -461,6 +441,9 @@ func (l *Log) RAM(p Pos, n int) []byte {
 	at := int64(p % Pos(l.super.ChunkBytes))
 	return l.ram[at : at+int64(n)]
 }
+
+// SetDeadline changes Options.Deadline, also for what is under way.
+func (l *Log) SetDeadline(ns int64) { l.deadline = ns }
 
 // LoseDevice makes the log go on in RAM after its device has failed for good: appends and
 // superblocks are complete at once, and it is the owner who knows what that is worth. An append

@@ -67,6 +67,14 @@ func (l *Log) kickSuper() {
 	l.dev.Submit(&s.req)
 }
 
+// SuperWrites is how often the superblock was written, durably, since the log was made; Probe gives the same number, or more.
+func (l *Log) SuperWrites() uint64 {
+	if l.sup.busy || l.sup.done {
+		return l.super.Seq - 1
+	}
+	return l.super.Seq
+}
+
 // reclaim is the way of space from released to reusable: released by every reader, the new
 // recovery start durable, and no read of the old contents in flight.
 type reclaim struct {

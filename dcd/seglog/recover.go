@@ -397,7 +397,7 @@ func (l *Log) Reset(p Point, change func(s *Super), drive blk.Drive) error {
 
 // Sync drives until the superblock change with ticket t is durable.
 func (l *Log) Sync(t uint64, drive blk.Drive) error {
-	now := blk.Instant{}
+	now := blk.Instant{Mono: l.now}
 	for l.Kick(now); l.Updated() < t; l.Kick(now) {
 		if l.failed != nil {
 			return l.failed

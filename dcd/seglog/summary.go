@@ -59,7 +59,8 @@ type summaries struct {
 	req  blk.Request
 	busy bool
 	done bool
-	off  bool // an I/O error: no more pages
+	off  bool  // an I/O error: no more pages
+	at   int64 // when the write in flight began
 
 	Written uint64 // pages, in this life
 }
@@ -170,7 +171,7 @@ func (l *Log) kickSummaries() {
 	s.page = sumPage{at, n, last}
 	s.next = at + Pos(n)
 	l.dropSummary()
-	s.busy = true
+	s.busy, s.at = true, l.now
 	s.req = blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.super.CheckpointOffset + int64(at%Pos(area)), Length: n, Buf: b, Owner: s}
 	l.dev.Submit(&s.req)
 }
@@ -336,6 +337,9 @@ func (p *pageReader) each(lsn LSN, head Pos, prev uint64, visit func(g *Segment)
 			}
 			b = b[n:]
 			r := Record{Length: int64(v>>4) * sectorBytes, Kind: Kind(v >> 1 & 7), Flags: uint8(v & 1), Offset: (sector + d) * sectorBytes, off: uint32(off), At: g.Pos + Pos(off)}
+			if r.Length <= 0 || r.Offset < 0 || r.Offset > l.super.DiskBytes-r.Length {
+				return given, errNoPage
+			}
 			sector = (r.Offset + r.Length) / sectorBytes
 			if r.Kind == Data {
 				off += int(r.Length)

@@ -52,6 +52,7 @@ type Conn struct {
 	fd   int32
 	peer string
 	addr string
+	key  string
 	tls  sealer
 	mem  *memConn
 	size *sizes
@@ -110,6 +111,9 @@ func (c *Conn) Peer() string { return c.peer }
 
 // Address is which of the dialer's addresses was dialed; "" for a connection that was accepted.
 func (c *Conn) Address() string { return c.addr }
+
+// Key is the fingerprint of the other end's key; "" for a connection without one.
+func (c *Conn) Key() string { return c.key }
 
 // Received counts the bytes that came over the wire.
 func (c *Conn) Received() uint64 { return c.BytesIn }

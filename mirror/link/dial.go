@@ -13,8 +13,8 @@ import (
 	"github.com/robib-ublk/robib/uring"
 )
 
-// dialLimit bounds how long one address may take to accept a connection.
-const dialLimit = 10 * time.Second
+// ConnectLimit bounds how long one address may take to accept a connection, and then its handshake.
+const ConnectLimit = 10 * time.Second
 
 // headStart is how long an address that does not answer holds up the next one (RFC 8305 waits
 // 250 ms between addresses of one name; these are paths, the first of which is preferred).
@@ -49,6 +49,13 @@ func (d *Dialer) SetAddresses(addrs []string) {
 	d.mu.Lock()
 	d.addrs = slices.Clone(addrs)
 	d.mu.Unlock()
+}
+
+// Paths is how many addresses there are.
+func (d *Dialer) Paths() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.addrs)
 }
 
 // Dial starts one attempt, which tries every address; Next brings its end.
@@ -114,7 +121,7 @@ func (d *Dialer) shake(tcp *net.TCPConn, proto string) (made, error) {
 	tune(tcp)
 	tcp.SetDeadline(time.Now().Add(handshakeLimit))
 	m := &memConn{Conn: tcp}
-	t := tls.Client(m, config(d.key, []string{proto}, pinned(d.trust)))
+	t := tls.Client(m, config(d.key, []string{proto}, d.pinned(d.trust)))
 	if err := t.HandshakeContext(d.ctx); err != nil {
 		tcp.Close()
 		// crypto/tls gives a peer's alert as an unexported type: its text (RFC 7301, alert 120) tells.
@@ -165,7 +172,7 @@ func dialAny(ctx context.Context, addrs []string, use func(addr string, c *net.T
 		started++
 		running++
 		go func() {
-			d := net.Dialer{Timeout: dialLimit}
+			d := net.Dialer{Timeout: ConnectLimit}
 			c, err := d.DialContext(ctx, "tcp", addrs[i])
 			ends <- end{i, c, err}
 		}()

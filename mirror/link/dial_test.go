@@ -195,6 +195,9 @@ func TestAPathIsLost(t *testing.T) {
 			if strings.Contains(e, "full sync: running→complete") {
 				n++
 			}
+			if strings.Contains(e, "in sync→degraded") || strings.Contains(e, "suspended→degraded") {
+				t.Error(e)
+			}
 		}
 		if n != 1 || p.half[0].node.Status().Sessions != 4 {
 			t.Errorf("%d full syncs, %d sessions:\n%s", n, p.half[0].node.Status().Sessions, strings.Join(p.half[0].events, "\n"))

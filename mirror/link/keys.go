@@ -159,11 +159,19 @@ func (t *Trust) Has(fp string) bool {
 	return false
 }
 
-// Add pins a key; one that is pinned already stays as it is.
-func (t *Trust) Add(name, fp string) error {
+// CheckFingerprint refuses what names no key.
+func CheckFingerprint(fp string) error {
 	raw, err := hex.DecodeString(strings.TrimPrefix(fp, fingerprintPrefix))
 	if err != nil || len(raw) != sha256.Size || !strings.HasPrefix(fp, fingerprintPrefix) {
 		return fmt.Errorf("%q is not a fingerprint: want %s and 64 hexadecimal digits, as `robib-ublk key show` prints it", fp, fingerprintPrefix)
+	}
+	return nil
+}
+
+// Add pins a key; one that is pinned already stays as it is.
+func (t *Trust) Add(name, fp string) error {
+	if err := CheckFingerprint(fp); err != nil {
+		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -79,6 +79,7 @@ type made struct {
 	fd      int
 	peer    string
 	addr    string // which of the dialer's addresses it is
+	key     string // fingerprint of the other end's
 	control bool
 	tls     *tls.Conn
 	mem     *memConn
@@ -104,12 +105,14 @@ func handOver(tcp *net.TCPConn, t *tls.Conn, m *memConn) (made, error) {
 	if err != nil {
 		return made{}, fmt.Errorf("link: hand over: %w", err)
 	}
-	proto := t.ConnectionState().NegotiatedProtocol
+	st := t.ConnectionState()
+	proto := st.NegotiatedProtocol
+	key, _, _ := peerKey(st) // the handshake has checked it
 	if proto == protoPlain {
-		return made{fd: fd, peer: peer}, nil
+		return made{fd: fd, peer: peer, key: key}, nil
 	}
 	m.mem = true
-	return made{fd: fd, peer: peer, control: proto == protoControl, tls: t, mem: m}, nil
+	return made{fd: fd, peer: peer, key: key, control: proto == protoControl, tls: t, mem: m}, nil
 }
 
 // tune sets what a replication socket wants: no delay, keep-alive, and an end to data that is

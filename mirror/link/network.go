@@ -3,9 +3,11 @@ package link
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +32,30 @@ type arrivals struct {
 	q    []made
 	end  bool
 	wg   sync.WaitGroup
+	only atomic.Pointer[string] // see Expect
+}
+
+// Expect lets only the machine in whose key's fingerprint is fp, of those that are trusted; "": any of them. It
+// counts from the next handshake. Any goroutine.
+func (a *arrivals) Expect(fp string) { a.only.Store(&fp) }
+
+func (a *arrivals) expects(fp string) bool {
+	only := a.only.Load()
+	return only == nil || *only == "" || *only == fp
+}
+
+// pinned accepts the peer's key, or any that is trusted.
+func (a *arrivals) pinned(t *Trust) func(string, tls.ConnectionState) error {
+	trusted := pinned(t)
+	return func(fp string, s tls.ConnectionState) error {
+		if err := trusted(fp, s); err != nil {
+			return err
+		}
+		if !a.expects(fp) {
+			return fmt.Errorf("%w (%s)", ErrOtherPeer, fp)
+		}
+		return nil
+	}
 }
 
 // bring queues m for Next; after Close it is dropped.
@@ -49,6 +75,10 @@ func (a *arrivals) bring(m made) {
 // next makes a connection of what came; loop only.
 func (a *arrivals) next() (c *Conn, control bool, err error) {
 	a.mu.Lock()
+	for len(a.q) > 0 && a.q[0].err == nil && !a.expects(a.q[0].key) { // any more: it had shaken hands before
+		unix.Close(a.q[0].fd)
+		a.q = a.q[1:]
+	}
 	if len(a.q) == 0 {
 		a.mu.Unlock()
 		return nil, false, nil
@@ -71,7 +101,7 @@ func (a *arrivals) next() (c *Conn, control bool, err error) {
 		unix.Close(m.fd)
 		return nil, m.control, err
 	}
-	c.addr = m.addr
+	c.addr, c.key = m.addr, m.key
 	return c, m.control, nil
 }
 
@@ -104,6 +134,7 @@ type Listener struct {
 	known  string // the host that has shaken hands last
 	closed bool
 	plain  bool
+	paired func(fp string)
 }
 
 // NewListener listens at addr; plain: see Dialer.Plain.
@@ -123,11 +154,35 @@ func (s *Listener) Addr() net.Addr { return s.l.Addr() }
 // Token makes a pairing token that is good once, for ttl.
 func (s *Listener) Token(ttl time.Duration) (string, error) { return s.tokens.new(s.key, ttl) }
 
+// Paired has f told of each key that was paired, before the other end is told: it is the one that is expected
+// from then on. f may be called by any goroutine, and block.
+func (s *Listener) Paired(f func(fp string)) {
+	s.mu.Lock()
+	s.paired = f
+	s.mu.Unlock()
+}
+
+// pair answers whoever has a token; the client is told how it went.
+func (s *Listener) pair(t *tls.Conn) {
+	answerPair(t, &s.tokens, s.trust, func(fp string) {
+		s.Expect(fp)
+		s.mu.Lock()
+		f := s.paired
+		s.mu.Unlock()
+		if f != nil {
+			f(fp)
+		}
+	})
+}
+
 // Dial does nothing: the peer connects.
 func (s *Listener) Dial() {}
 
 // DialControl does nothing either.
 func (s *Listener) DialControl() {}
+
+// Paths is none: the peer knows its own.
+func (s *Listener) Paths() int { return 0 }
 
 // Next gives an accepted connection, and says of which kind it is. Loop only.
 func (s *Listener) Next() (c *Conn, control bool, err error) { return s.next() }
@@ -227,7 +282,7 @@ func (s *Listener) shake(tcp *net.TCPConn) {
 			}
 			return nil
 		}
-		return pinned(s.trust)(fp, st)
+		return s.pinned(s.trust)(fp, st)
 	}))
 	if err := t.Handshake(); err != nil {
 		// What is unread at the close would reset the connection, and the alert that says why
@@ -239,7 +294,7 @@ func (s *Listener) shake(tcp *net.TCPConn) {
 		return
 	}
 	if t.ConnectionState().NegotiatedProtocol == protoPair {
-		answerPair(t, &s.tokens, s.trust) // the client is told how it went
+		s.pair(t)
 		tcp.Close()
 		return
 	}

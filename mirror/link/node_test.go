@@ -45,6 +45,7 @@ type asNetwork struct {
 	end interface {
 		Dial()
 		DialControl()
+		Paths() int
 		Next() (*Conn, bool, error)
 		Close() error
 	}
@@ -52,7 +53,9 @@ type asNetwork struct {
 	control *Conn
 }
 
-func (n *asNetwork) Dial()        { n.end.Dial() }
+func (n *asNetwork) Dial()      { n.end.Dial() }
+func (n *asNetwork) Paths() int { return n.end.Paths() }
+
 func (n *asNetwork) DialControl() { n.end.DialControl() }
 func (n *asNetwork) Next() (mirror.Conn, bool, error) {
 	c, control, err := n.end.Next()
@@ -254,6 +257,9 @@ func (p *path) carry(c net.Conn) {
 	d, err := net.Dial("tcp", p.to)
 	if p.lost || err != nil {
 		c.Close()
+		if err == nil {
+			d.Close()
+		}
 		return
 	}
 	p.made.Add(1)

@@ -156,8 +156,8 @@ func pairError(err error) error {
 	return err
 }
 
-// answerPair is the server's side: the client has the one-time key; its permanent one is pinned.
-func answerPair(t *tls.Conn, all *tokens, trust *Trust) error {
+// answerPair is the server's side: the client has the one-time key; its permanent one is pinned, and paired told.
+func answerPair(t *tls.Conn, all *tokens, trust *Trust, paired func(fp string)) error {
 	one, _, err := peerKey(t.ConnectionState())
 	if err != nil {
 		return err
@@ -182,6 +182,7 @@ func answerPair(t *tls.Conn, all *tokens, trust *Trust) error {
 	if err := trust.Add(t.RemoteAddr().String(), fingerprint(pub)); err != nil {
 		return err
 	}
+	paired(fingerprint(pub))
 	_, err = t.Write([]byte{1})
 	return errors.Join(err, t.CloseWrite())
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"time"
 )
 
 // Application protocols: a session, and the exchange of keys before the first one.
@@ -28,10 +27,13 @@ func session(plain bool) string {
 var ErrEncryption = errors.New("the peer refuses this end's choice of encryption: say --encrypt=off on both sides, or on neither")
 
 // handshakeLimit bounds a handshake, so that half-open connections end by themselves.
-const handshakeLimit = 10 * time.Second
+const handshakeLimit = ConnectLimit
 
 // ErrUntrusted says that the other end's key is not pinned here.
 var ErrUntrusted = errors.New("the peer's key is not trusted here (pair the machines, or `robib-ublk key trust`)")
+
+// ErrOtherPeer says that the other end's key is trusted, and belongs to another machine than the one that was expected.
+var ErrOtherPeer = errors.New("that machine is trusted here, but it is not this volume's peer: if it is to be, pair the two, or `robib-ublk set NAME peer-key=any`")
 
 // peerKey is the fingerprint of the other end's key.
 func peerKey(s tls.ConnectionState) (string, ed25519.PublicKey, error) {

@@ -16,6 +16,8 @@ type Net struct {
 	Cut    [2]bool                       // frames from that side do not get through: a one-way partition
 	Half   [2][2]bool                    // the same for one kind of connections: data, control
 	Refuse [2]bool                       // attempts at connections of that kind fail
+	Deaf   bool                          // attempts come to nothing
+	Ways   int                           // of which Paths tells; 0: one
 	Room   int                           // frames that fit a connection
 	Rate   int64                         // bytes a second that a connection carries each way; 0: no bound
 	Tap    func(from int, f *wire.Frame) // sees each frame that is sent, if set
@@ -91,9 +93,17 @@ func (s *Side) Dial() { s.dial(Data) }
 // DialControl makes a control connection.
 func (s *Side) DialControl() { s.dial(Control) }
 
+// Paths is the net's Ways, on the side that dials.
+func (s *Side) Paths() int {
+	if s.num == 1 {
+		return 0
+	}
+	return max(s.net.Ways, 1)
+}
+
 func (s *Side) dial(kind int) {
 	n := s.net
-	if s.num == 1 {
+	if s.num == 1 || n.Deaf {
 		return
 	}
 	n.W.After(1+n.W.Rand.Int64N(n.MaxNs), func() {
@@ -170,6 +180,9 @@ const packetBytes = 1448
 
 // Peer names the other end.
 func (c *Conn) Peer() string { return fmt.Sprintf("sim%d", 1-c.from) }
+
+// Key is none: nothing is proven here.
+func (c *Conn) Key() string { return "" }
 
 // TCP is not known: there is no socket.
 func (c *Conn) TCP() (t wire.TCP, ok bool) { return t, false }

@@ -23,7 +23,11 @@ type Machine struct {
 	Node      *mirror.Node
 	Cache     *dcd.Cache
 	Primary   bool
-	Gone      bool // the data disk: it cannot be opened
+	Gone      bool  // the data disk: it cannot be opened
+	served    bool  // this life has
+	died      int64 // when the last one that had ended; 0: none did
+	remote    bool  // it was the state at the end of the last life
+	fenced    bool
 	wake      int64
 }
 
@@ -39,6 +43,7 @@ type Pair struct {
 	Fail   func(format string, args ...any)
 	Events []string
 
+	Each     func(p *Pair)         // is called before each turn, if set
 	ErrorsOK bool                  // of the client's requests, in lives to come
 	Tune     func(*mirror.Options) // of each life of a node, if set
 	Reattach bool                  // lives to come take a dead server's place
@@ -123,14 +128,19 @@ func (p *Pair) Start(i int) {
 	}
 	o := mirror.Options{Cache: c, Net: p.Net.Start(i), Primary: m.Primary, Lost: m.Gone, Mode: p.Mode, Drive: p.W.Drive, Random: p.W.Rand.Uint64,
 		Event: func(e mirror.Event) {
+			m.hears(e)
 			p.Events = append(p.Events, fmt.Sprintf("%d: %d %s %s→%s %s", p.W.Now, i, e.What, e.Old, e.New, e.Reason))
 		},
 		Sync:   mirror.SyncSizes{Block: 16 << 10, Step: 48 << 10, Piece: 4 << 10},
-		Timing: mirror.Timing{Heartbeat: 2e6, PeerDead: 10e6, Backoff: 5e5, BackoffTo: 4e6, StartWait: 30e6, Remote: 50e6, Ship: 3e5}}
+		Timing: mirror.Timing{Heartbeat: 2e6, PeerDead: 10e6, Backoff: 5e5, BackoffTo: 4e6, StartWait: 30e6, Reattach: 30e6, Remote: 50e6, Paths: 10e6, Ship: 3e5}}
 	if p.Asked != nil {
 		o.Asked = func(wait int64) { p.Asked(i, wait) }
 	}
-	o.Reattached = p.Reattach && m.Primary
+	if m.served = false; p.Reattach && m.Primary {
+		if o.Fenced = m.fenced; m.died > 0 && !m.remote {
+			o.DeadFor = p.W.Now - m.died + 1
+		}
+	}
 	if p.Tune != nil {
 		p.Tune(&o)
 	}
@@ -143,6 +153,23 @@ func (p *Pair) Start(i int) {
 	p.all = append(p.all, &Machine{Cache: c, Node: n})
 	if m.Primary {
 		p.attach(i)
+	}
+}
+
+// hears keeps of its node's events what a server notes for the one after it.
+func (m *Machine) hears(e mirror.Event) {
+	if e.What != "volume" {
+		return
+	}
+	m.served = m.served || e.New == "serving"
+	m.remote = e.New == mirror.StateRemote || m.remote && e.Old != mirror.StateRemote
+	m.fenced = e.New == mirror.StateFenced || m.fenced && e.New != "serving"
+}
+
+// ends notes when a life that served does.
+func (m *Machine) ends(now int64) {
+	if m.served {
+		m.died = now
 	}
 }
 
@@ -179,6 +206,7 @@ func (p *Pair) forget(lsn seglog.LSN) {
 // Crash cuts machine i's power; Start brings it back.
 func (p *Pair) Crash(i int) {
 	m := p.M[i]
+	m.ends(p.W.Now)
 	p.Net.Stop(i)
 	m.Data, m.Log = m.Data.Crash(), m.Log.Crash()
 	m.Node, m.Cache = nil, nil
@@ -186,6 +214,9 @@ func (p *Pair) Crash(i int) {
 
 // Turn is one batch of each machine that is up.
 func (p *Pair) Turn() bool {
+	if p.Each != nil {
+		p.Each(p)
+	}
 	wake := int64(blk.Never)
 	for i, m := range p.M {
 		if m.Node == nil {

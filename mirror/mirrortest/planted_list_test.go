@@ -19,6 +19,7 @@ var plantedRare = map[string]func() error{
 	"clear-early":      modelFinds,
 	"start-unasked":    modelFinds,
 	"forget-ahead":     modelFinds,
+	"reattach-late":    reattachLate,
 }
 
 // modelFinds gives the first history that goes wrong.

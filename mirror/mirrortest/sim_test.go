@@ -221,6 +221,9 @@ func tune(seed uint64) func(*mirror.Options) {
 var tap func(from int, f *wire.Frame)
 
 // run runs one seed: load and disturbances, among them swaps of roles or not, then either convergence or failover.
+// each is what Pair.Each of the pairs to come will be.
+var each func(p *Pair)
+
 func run(seed uint64, mode mirror.Mode, swaps bool) (p *Pair, err error) {
 	defer catch(seed, &p, &err)
 	mark := seglog.PeerNeedsFullSync
@@ -228,6 +231,7 @@ func run(seed uint64, mode mirror.Mode, swaps bool) (p *Pair, err error) {
 		mark = seglog.AssumedClean
 	}
 	p = newPair(seed, mode, fail, tune(seed), mark, swaps)
+	p.Each = each
 	if p.Net.Tap = tap; seed%3 == 2 {
 		p.Net.Lacks = wire.FeatureHash
 	}

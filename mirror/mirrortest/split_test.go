@@ -37,6 +37,7 @@ func (p *Pair) restart(i int, primary bool, tune func(*mirror.Options)) {
 			fail("demote machine %d: %v", i, err)
 		}
 	}
+	m.ends(p.W.Now)
 	p.Net.Stop(i)
 	m.Data, m.Log = m.Data.CrashKeeping(true), m.Log.CrashKeeping(true)
 	m.Primary = primary

@@ -1,12 +1,59 @@
 package mirrortest
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
+
+// A peer that was promoted and demoted again without having written anything does not keep the old primary from going
+// on, in a term above the peer's; one that wrote does.
+func TestDemotedPeerThatWroteNothing(t *testing.T) {
+	for _, wrote := range []bool{false, true} {
+		t.Run(fmt.Sprint("wrote ", wrote), func(t *testing.T) {
+			p := NewPair(5, mirror.Sync, t.Fatalf)
+			defer p.Free()
+			p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
+			p.write(0, 0, 4096, 100)
+			p.turns(500)
+			p.Net.Cut = [2]bool{true, true}
+			p.Crash(0)
+			p.Load = nil
+			p.until("alone", func() bool { return !p.M[1].Node.Status().Connected })
+			if err := p.M[1].Node.Promote(false); err != nil {
+				t.Fatal(err)
+			}
+			p.until("promoted", func() bool { return p.M[1].Node.Ready() })
+			if wrote {
+				p.write(1, 4096, 4096, 101)
+			}
+			p.restart(1, false, nil)
+			p.Start(0)
+			p.Net.Cut = [2]bool{}
+			if wrote {
+				p.until("fenced", func() bool { return p.state(0) == mirror.StateFenced })
+				return
+			}
+			p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
+			p.write(0, 4096, 4096, 102)
+			p.turns(500)
+			for i := range p.M {
+				holds(p.readAll(i), 0, 100)
+				holds(p.readAll(i), 4096, 102)
+				if term := p.M[i].Node.Status().Term.Number; term != 3 {
+					t.Errorf("machine %d has term %d", i, term)
+				}
+			}
+			p.Crash(0)
+			p.Start(0) // what was written in that term is found again
+			p.until("in sync", func() bool { return p.state(0) == mirror.StateInSync })
+			holds(p.readAll(0), 4096, 102)
+		})
+	}
+}
 
 // The old primary comes back after so long that it gets a map sync, for which it first destages what its log
 // holds. Until then it says the old term, in a session that was agreed upon with the new one.

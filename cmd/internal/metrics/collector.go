@@ -64,6 +64,7 @@ var plain = []struct {
 	{"destage_batches_total", "Batches in which they were written.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.DestageBatches) }, nil},
 	{"superseded_bytes_total", "Bytes that never had to be destaged, because they were written again.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.SupersededBytes) }, nil},
 	{"bypassed_bytes_total", "Bytes of long sequential writes that went past the log.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.BypassedBytes) }, nil},
+	{"log_damaged_reads_total", "Reads that found the log device's contents damaged; the peer served them, or they failed.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.Rotten) }, nil},
 	{"throttled_total", "Times that a write found the log full.", counter, func(s *Sample) float64 { return float64(s.Node.Cache.Throttled) }, nil},
 	{"traced", "1 while the time of requests is counted: only then there are histograms.", gauge, func(s *Sample) float64 { return one(s.Latency != nil) }, nil},
 	{"own_stamps", "1 while that is done by the server's own stamps, without the kernel's part, because no probes can be attached.", gauge, func(s *Sample) float64 { return one(s.OwnStamps) }, nil},

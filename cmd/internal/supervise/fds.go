@@ -7,17 +7,47 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // fdsEnv names the inherited descriptors to the child: "pipe=3,ready=4,disk=5".
 const fdsEnv = "ROBIB_FDS"
 
-// Inherited are the descriptors a server gets from its supervisor. Any may be nil.
+// diedEnv is Inherited.Died.
+const diedEnv = "ROBIB_DIED"
+
+// Inherited is what a server gets from its supervisor: descriptors, any of which may be nil.
 type Inherited struct {
 	Pipe  *os.File // write end: register it in every disk ring, then Close it
 	Ready *os.File // where the server reports that it serves
 	Disk  *os.File
 	Log   *os.File
+
+	// Serves takes one byte when the server begins to serve: see Served.
+	Serves *os.File
+	// Died is when the newest server that served was found dead, in ns of Boottime; 0: none before this one has.
+	Died int64
+}
+
+// Served tells the supervisor that this server serves. To be called once.
+func (in *Inherited) Served() error {
+	if in.Serves == nil {
+		return nil
+	}
+	_, err := in.Serves.Write([]byte{1})
+	err = errors.Join(err, in.Serves.Close())
+	in.Serves = nil
+	return err
+}
+
+// Boottime is the time since the machine booted, in ns; it goes on while the machine sleeps.
+func Boottime() int64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic("CLOCK_BOOTTIME: " + err.Error()) // every Linux has it
+	}
+	return t.Nano()
 }
 
 // passed orders the descriptors for exec: ExtraFiles[i] becomes descriptor 3+i.
@@ -59,6 +89,8 @@ func Receive() (Inherited, error) {
 		}
 		f := os.NewFile(uintptr(fd), name)
 		switch name {
+		case "serves":
+			in.Serves = f
 		case "pipe":
 			in.Pipe = f
 		case "ready":
@@ -70,6 +102,13 @@ func Receive() (Inherited, error) {
 		default:
 			return in, fmt.Errorf("%s: unknown descriptor %q", fdsEnv, name)
 		}
+	}
+	if d := os.Getenv(diedEnv); d != "" {
+		n, err := strconv.ParseInt(d, 10, 64)
+		if err != nil {
+			return in, fmt.Errorf("%s: %w", diedEnv, err)
+		}
+		in.Died = n
 	}
 	return in, nil
 }

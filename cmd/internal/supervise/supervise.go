@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Exit codes of a server that the supervisor acts on; any other end is a crash.
@@ -50,10 +52,10 @@ var ErrCrashLoop = errors.New("the server keeps dying")
 // Run starts the server and keeps one alive until it ends by request, refuses to serve, or
 // keeps crashing. Cancelling ctx sends SIGTERM and then waits for the server to end by itself.
 func Run(ctx context.Context, s Spec) error {
-	args, ready, crashes := s.Args, s.Ready, 0
+	args, ready, crashes, died := s.Args, s.Ready, 0, int64(0)
 	for {
 		begun := time.Now()
-		code, err := once(ctx, s, args, ready)
+		code, end, err := once(ctx, s, args, ready, died)
 		if ready != nil {
 			ready.Close()
 			ready = nil
@@ -80,6 +82,9 @@ func Run(ctx context.Context, s Spec) error {
 			return fmt.Errorf("%s: %w (%d times within %v each); the device stays and its I/O waits: mend the cause, then `robib-ublk recover %s`",
 				s.Name, ErrCrashLoop, crashes, CrashWindow, s.Name)
 		}
+		if end > 0 {
+			died = end
+		}
 		what := fmt.Sprintf("server died (code %d), starting the next one: applications only see a pause", code)
 		if code == ExitAgain {
 			what = "server ended as it was asked to, starting the next one"
@@ -92,33 +97,43 @@ func Run(ctx context.Context, s Spec) error {
 	}
 }
 
-// once runs one server to its end and waits until its rings are gone. code is 128+N for signal N.
-func once(ctx context.Context, s Spec, args []string, ready *os.File) (code int, err error) {
+// once runs one server to its end and waits until its rings are gone. code is 128+N for signal N; died is
+// when it was found dead, in ns of Boottime, 0 if it had never served; before is that of one before it.
+func once(ctx context.Context, s Spec, args []string, ready *os.File, before int64) (code int, died int64, err error) {
 	eof, w, err := os.Pipe()
 	if err != nil {
-		return 0, fmt.Errorf("%s: pipe: %w", s.Name, err)
+		return 0, 0, fmt.Errorf("%s: pipe: %w", s.Name, err)
 	}
 	defer eof.Close()
+	told, serves, err := os.Pipe()
+	if err != nil {
+		w.Close()
+		return 0, 0, fmt.Errorf("%s: pipe: %w", s.Name, err)
+	}
+	defer told.Close()
 	var p passed
 	p.add("pipe", w)
+	p.add("serves", serves)
 	p.add("ready", ready)
 	p.add("disk", s.Disk)
 	p.add("log", s.Log)
 	cmd := exec.Command(s.Exe, args...)
-	cmd.Env = append(os.Environ(), p.env())
+	cmd.Env = append(os.Environ(), p.env(), fmt.Sprintf("%s=%d", diedEnv, before))
 	cmd.ExtraFiles = p.files
 	cmd.Stdout, cmd.Stderr = s.Stderr, s.Stderr
 	// Its own process group: ^C at a terminal reaches the supervisor, which tells the server.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err = cmd.Start(); err != nil {
 		w.Close()
-		return 0, fmt.Errorf("%s: start the server: %w", s.Name, err)
+		serves.Close()
+		return 0, 0, fmt.Errorf("%s: start the server: %w", s.Name, err)
 	}
 	w.Close()
+	serves.Close()
 	ended := make(chan struct{})
-	told := make(chan struct{})
+	stopped := make(chan struct{})
 	go func() {
-		defer close(told)
+		defer close(stopped)
 		select {
 		case <-ctx.Done():
 			cmd.Process.Signal(syscall.SIGTERM)
@@ -126,20 +141,37 @@ func once(ctx context.Context, s Spec, args []string, ready *os.File) (code int,
 		}
 	}()
 	err = cmd.Wait()
+	if hasByte(told) {
+		died = Boottime()
+	}
 	close(ended)
-	<-told
+	<-stopped
 	code = cmd.ProcessState.ExitCode()
 	if st, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && st.Signaled() {
 		code = 128 + int(st.Signal())
 	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		return code, fmt.Errorf("%s: wait for the server: %w", s.Name, err)
+		return code, died, fmt.Errorf("%s: wait for the server: %w", s.Name, err)
 	}
 	waitGone(eof, func() {
 		s.Logf("%s: waiting for the dead server's last I/O to end before the next one may start", s.Name)
 	})
-	return code, nil
+	return code, died, nil
+}
+
+// hasByte reports whether a byte lies in a pipe; it does not wait for one.
+func hasByte(r *os.File) bool {
+	c, err := r.SyscallConn()
+	if err != nil {
+		return false
+	}
+	n := 0
+	err = c.Read(func(fd uintptr) bool {
+		n, _ = unix.Read(int(fd), make([]byte, 1))
+		return true
+	})
+	return err == nil && n == 1
 }
 
 // waitGone blocks until every ring that held the pipe's write end is gone. It is never forced:

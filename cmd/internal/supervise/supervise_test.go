@@ -43,6 +43,18 @@ func server(args []string) int {
 			return ExitStopped
 		}
 		return ExitAgain
+	case "tell": // each life notes when it was told that one before it died, and dies as the file "plan" says
+		note, _ := os.ReadFile(args[1])
+		life := strings.Count(string(note), "\n")
+		if err := os.WriteFile(args[1], fmt.Appendf(note, "%d %d\n", in.Died, Boottime()), 0o600); err != nil || life == len(args[2]) {
+			return ExitStopped
+		}
+		if args[2][life] == 's' {
+			if err := in.Served(); err != nil {
+				return ExitRefused
+			}
+		}
+		return 9
 	case "refuse":
 		return ExitRefused
 	case "orphan": // dies while a child still holds the pipe, as a ring's late I/O does
@@ -146,6 +158,31 @@ func TestNextServerWaitsForThePipe(t *testing.T) {
 	s := out.b.String()
 	if late, served := strings.Index(s, "late"), strings.Index(s, "served"); late < 0 || served < late {
 		t.Fatalf("late I/O at %d, next server at %d:\n%s", late, served, s)
+	}
+}
+
+// Each server is told when the newest one that served died: one that never served does not count.
+func TestTheMomentOfTheDeathIsPassedOn(t *testing.T) {
+	var out sink
+	note := filepath.Join(t.TempDir(), "note")
+	s := spec(t, &out, "tell", "tell")
+	s.Args, s.Reattach = append(s.Args, note, "-s-"), append(s.Reattach, note, "-s-") // the lives: whether each serves
+	t.Setenv(diedEnv, "1")
+	if err := Run(context.Background(), s); err != nil {
+		t.Fatal(err, out.b.String())
+	}
+	b, err := os.ReadFile(note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var died, at [4]int64
+	for i, l := range strings.Split(strings.TrimSpace(string(b)), "\n") {
+		if _, err := fmt.Sscan(l, &died[i], &at[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if died[0] != 0 || died[1] != 0 || died[2] <= at[1] || died[2] >= at[2] || died[3] != died[2] {
+		t.Fatalf("told %v, at %v", died, at)
 	}
 }
 

@@ -56,6 +56,8 @@ func (p *pipe) Recv() (f wire.Frame, ok bool) {
 func (p *pipe) Received() uint64             { return uint64(p.head) }
 func (p *pipe) Acknowledged() (uint64, bool) { return uint64(p.peer.tail), p.peer.head == p.peer.tail }
 
+func (p *pipe) Key() string { return "" }
+
 func (p *pipe) Err() error   { return nil }
 func (p *pipe) Close() error { return nil }
 func (p *pipe) Peer() string { return "pipe" }
@@ -68,7 +70,9 @@ type oneSession struct {
 	dialed     bool
 }
 
-func (n *oneSession) Dial()        {}
+func (n *oneSession) Dial()      {}
+func (n *oneSession) Paths() int { return 1 }
+
 func (n *oneSession) DialControl() { n.dialed = true }
 func (n *oneSession) Next() (mirror.Conn, bool, error) {
 	if c := n.c; c != nil {

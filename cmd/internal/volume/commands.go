@@ -39,6 +39,8 @@ func (s *Server) Do(ctx context.Context, command string, a control.Args, progres
 		return s.replaceDisk(ctx, a, progress)
 	case "replace-log":
 		return s.replaceLog(ctx, a, progress)
+	case "start-alone":
+		return nil, s.startAlone()
 	case "destage":
 		return s.destage(ctx, progress)
 	case "pair":
@@ -72,6 +74,15 @@ func (s *Server) stopVolume() error {
 	return nil
 }
 
+// startAlone lets a primary that waits for its peer serve without asking it.
+func (s *Server) startAlone() error {
+	var err error
+	if e := s.stack.call(func() { err = s.stack.node.StartAlone() }); e != nil {
+		return e
+	}
+	return err
+}
+
 // leave ends the process once the answer to the command is on its way.
 func (s *Server) leave() {
 	go func() {
@@ -103,21 +114,21 @@ func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func
 		},
 		tell: func() string {
 			if left == 0 && !peer.Connected {
-				return fmt.Sprintf("the log is empty; waiting for the peer to come back and get level (%s); ^C and `robib-ublk del --force %s` ends without it", peer.LastError, s.c.Name)
+				return fmt.Sprintf("the log is empty; waiting for the peer to come back and get level (%s); ^C and `robib-ublk del --force %s` ends without it", peer.LastError, s.conf().Name)
 			}
-			return fmt.Sprintf("emptying the log into %s: at most %s left", s.c.Disk, Bytes(left))
+			return fmt.Sprintf("emptying the log into %s: at most %s left", s.conf().Disk, Bytes(left))
 		},
 		stopped: func() error {
-			return fmt.Errorf("interrupted; the device is gone, %s are still in the log: `robib-ublk del %s` goes on", Bytes(left), s.c.Name)
+			return fmt.Errorf("interrupted; the device is gone, %s are still in the log: `robib-ublk del %s` goes on", Bytes(left), s.conf().Name)
 		},
 	}); err != nil {
 		return err
 	}
-	if err := s.c.Forget(); err != nil {
+	if err := s.forget(); err != nil {
 		return err
 	}
-	if s.c.LogOwned {
-		if err := os.Remove(s.c.Log); err != nil {
+	if s.conf().LogOwned {
+		if err := os.Remove(s.conf().Log); err != nil {
 			return err
 		}
 	}
@@ -128,7 +139,7 @@ func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func
 // cannotEmpty is what keeps a log from being emptied, nil when nothing does.
 func cannotEmpty(errs ...error) error {
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("the log cannot be emptied into the disk: %w", err)
+		return fmt.Errorf("the log cannot be emptied into the disk: %w (replace what failed, or, to give up what only the log has, `robib-ublk stop` it and then `robib-ublk del --force`)", err)
 	}
 	return nil
 }

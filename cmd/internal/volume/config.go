@@ -63,6 +63,9 @@ type Config struct {
 	Metrics      string `json:"metrics,omitempty"`                     // where they are served, [HOST]:PORT; "" is nowhere
 	Heartbeat    int64  `json:"heartbeat_ms,omitempty"`                // 0: the default
 	PeerDead     int64  `json:"peer_dead_ms,omitempty"`                // silence after which the peer counts as dead; 0: the default
+	StartWait    int64  `json:"start_wait_ms,omitempty"`               // how long a primary that starts asks for its peer; 0: the default
+	RemoteWait   int64  `json:"remote_wait_ms,omitempty"`              // how long a remote volume's I/O waits for the peer; 0: the default
+	DiskDeadline int64  `json:"disk_deadline_ms,omitempty"`            // within which disk and log must answer; 0: the default
 	NoLatency    bool   `json:"latency_off,omitempty"`
 	NoDestage    bool   `json:"destage_paused,omitempty"`
 	NoResync     bool   `json:"resync_paused,omitempty"`
@@ -123,7 +126,13 @@ func (c *Config) Save() error {
 }
 
 // Forget removes the configuration.
-func (c *Config) Forget() error { return os.Remove(configPath(c.Name)) }
+func (c *Config) Forget() error {
+	err := os.Remove(logMarkPath(c.Name))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(os.Remove(configPath(c.Name)), err, remoteNote.remove(c.Name), fencedNote.remove(c.Name))
+}
 
 // Configs lists all volumes, sorted by name.
 func Configs() ([]*Config, error) {

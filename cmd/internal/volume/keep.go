@@ -44,7 +44,7 @@ func (k *stack) keep(raw []byte) (err error) {
 		if err != nil {
 			return err
 		}
-		dir := keptDir(k.s.c.Name)
+		dir := keptDir(k.s.conf().Name)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}

@@ -18,14 +18,14 @@ type exporting struct {
 // openMetrics begins to export before there is a device, so that an address that cannot be used
 // keeps the volume from starting. A device that is there already matters more: it goes on without.
 func (s *Server) openMetrics() error {
-	if s.c.Metrics == "" {
+	if s.conf().Metrics == "" {
 		return nil
 	}
-	srv, err := metrics.Listen(s.c.Metrics, s.c.Name, s)
+	srv, err := metrics.Listen(s.conf().Metrics, s.conf().Name, s)
 	if err != nil && s.o.Reattach {
-		s.o.Logf("%s: %v", s.c.Name, err)
+		s.o.Logf("%s: %v", s.conf().Name, err)
 	} else if err != nil {
-		return fmt.Errorf("%w with `robib-ublk set %s metrics=ADDR|off`", err, s.c.Name)
+		return fmt.Errorf("%w with `robib-ublk set %s metrics=ADDR|off`", err, s.conf().Name)
 	}
 	s.exports.put(srv, err)
 	return nil
@@ -64,7 +64,7 @@ func (e *exporting) close() error {
 func (s *Server) moveMetrics(addr string, keep func() error) error {
 	e := &s.exports
 	e.mu.Lock()
-	same := addr == s.c.Metrics && (addr == "") == (e.server == nil)
+	same := addr == s.conf().Metrics && (addr == "") == (e.server == nil)
 	e.mu.Unlock()
 	if same {
 		return keep()
@@ -72,7 +72,7 @@ func (s *Server) moveMetrics(addr string, keep func() error) error {
 	var srv *metrics.Server
 	if addr != "" {
 		var err error
-		if srv, err = metrics.Listen(addr, s.c.Name, s); err != nil {
+		if srv, err = metrics.Listen(addr, s.conf().Name, s); err != nil {
 			return err
 		}
 	}

@@ -37,11 +37,11 @@ func TestMetricsMove(t *testing.T) {
 	defer taken.Close()
 	a, b := freeAddress(t), freeAddress(t)
 	var logged []string
-	s := &Server{c: &Config{Name: "v"}, o: ServerOptions{Logf: func(f string, _ ...any) { logged = append(logged, f) }}}
+	s := newServer(ServerOptions{Config: &Config{Name: "v"}, Logf: func(f string, _ ...any) { logged = append(logged, f) }})
 	move := func(addr string, fails error) error {
 		return s.moveMetrics(addr, func() error {
 			if fails == nil {
-				s.c.Metrics = addr
+				s.config.Store(&Config{Name: "v", Metrics: addr})
 			}
 			return fails
 		})
@@ -52,8 +52,8 @@ func TestMetricsMove(t *testing.T) {
 		if addr != "" {
 			want = "http://" + addr + "/metrics"
 		}
-		if s.c.Metrics != addr || s.exports.status() != want || addr != "" && !index(addr) {
-			t.Errorf("configured %q, status %q, want %q", s.c.Metrics, s.exports.status(), want)
+		if s.conf().Metrics != addr || s.exports.status() != want || addr != "" && !index(addr) {
+			t.Errorf("configured %q, status %q, want %q", s.conf().Metrics, s.exports.status(), want)
 		}
 	}
 	at("")
@@ -80,7 +80,7 @@ func TestMetricsMove(t *testing.T) {
 	at("")
 
 	// At the start it keeps the volume from starting, unless its device is there already.
-	s.c.Metrics = taken.Addr().String()
+	s.config.Store(&Config{Name: "v", Metrics: taken.Addr().String()})
 	if err := s.openMetrics(); err == nil || !strings.Contains(err.Error(), "robib-ublk set v metrics=ADDR|off") || s.exports.status() != "" {
 		t.Errorf("%v, %q", err, s.exports.status())
 	}
@@ -89,10 +89,10 @@ func TestMetricsMove(t *testing.T) {
 		t.Errorf("%v, %q, %q", err, logged, s.exports.status())
 	}
 	taken.Close()
-	if err := move(s.c.Metrics, nil); err != nil {
+	if err := move(s.conf().Metrics, nil); err != nil {
 		t.Error(err)
 	}
-	at(s.c.Metrics)
+	at(s.conf().Metrics)
 	if err := s.exports.close(); err != nil || s.exports.status() != "" {
 		t.Error(err)
 	}

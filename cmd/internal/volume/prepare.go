@@ -23,6 +23,7 @@ type Request struct {
 	Name         string
 	Disk, Log    string
 	LogBytes     int64
+	AcceptLog    bool // an older copy of the log is gone on with
 	CreateLog    bool // a blank log device may be formatted
 	Overwrite    bool // what is found on log or secondary's disk may be destroyed
 	Remote       string
@@ -45,10 +46,11 @@ type Settings struct {
 	Compress            *string
 	Metrics             *string // [HOST]:PORT, "" for nowhere
 	LowWater, HighWater int
-	RAMBytes            int64 // of a log that is made
-	Queues              int   // hardware queues
-	BypassMiB           *int  // as in Config: see ParseBypass
-	Heartbeat, PeerDead int64 // ms
+	RAMBytes            int64  // of a log that is made
+	Queues              int    // hardware queues
+	BypassMiB           *int   // as in Config: see ParseBypass
+	Heartbeat, PeerDead int64  // ms
+	PeerKey             string // that was paired
 }
 
 // apply puts what was given into c and reports whether that changed it.
@@ -93,6 +95,9 @@ func (s *Settings) apply(c *Config) (changed bool, err error) {
 	if err := c.checkTiming(); err != nil {
 		return false, err
 	}
+	if s.PeerKey != "" {
+		c.PeerKey = s.PeerKey
+	}
 	if s.LowWater > 0 {
 		c.LowWater = s.LowWater
 	}
@@ -114,6 +119,7 @@ type Prepared struct {
 	Config    *Config
 	Disk, Log *os.File // nil: lost; the volume starts remote
 	New       bool     // just made
+	AcceptLog bool     // also an older copy of the log
 	Notes     []string // for the user
 }
 
@@ -198,7 +204,7 @@ func prepareKnown(c *Config, q Request) (*Prepared, error) {
 	if err := q.onlyNew(c); err != nil {
 		return nil, err
 	}
-	p := &Prepared{Config: c}
+	p := &Prepared{Config: c, AcceptLog: q.AcceptLog}
 	changed, err := q.apply(c)
 	if err != nil {
 		return nil, err
@@ -286,9 +292,12 @@ func (p *Prepared) check() error {
 		return fmt.Errorf("log %s of volume %s: %w (`robib-ublk log check %s` says more)", c.Log, c.Name, err, c.Log)
 	}
 	if id := s.Log.String(); id != c.LogID {
-		return fmt.Errorf("log %s is log %s of volume %s, but volume %s has log %s: another or an older log under the same name; find the right one", c.Log, id, s.Volume, c.Name, c.LogID)
+		return fmt.Errorf("log %s is log %s of volume %s, but volume %s has log %s: another log under the same name; find the right one", c.Log, id, s.Volume, c.Name, c.LogID)
 	}
-	return nil
+	if p.AcceptLog {
+		return nil
+	}
+	return checkMark(c.Name, c.Log, logMark{s.Log.String(), s.Seq, s.Declared}, false)
 }
 
 // prepareNew makes a volume out of a disk nobody knows.

@@ -15,7 +15,7 @@ import (
 // replaceDisk puts another disk, or the same one anew, in the data disk's place, and has it filled
 // from the peer. What can be refused is refused before anything changes.
 func (s *Server) replaceDisk(ctx context.Context, a control.Args, progress func(string)) (any, error) {
-	k, was := s.stack, *s.c
+	k, was := s.stack, s.conf()
 	f, info, err := s.openNewDisk(a)
 	if err != nil {
 		return nil, err
@@ -30,20 +30,23 @@ func (s *Server) replaceDisk(ctx context.Context, a control.Args, progress func(
 		return nil, err
 	}
 	// From here on the log says durably that the old disk is not good: whatever comes, it never serves again.
-	n := was
-	n.Disk, n.DiskID = a.Disk, info.Identity
-	if err := k.call(func() { n.DiskBytes = k.cache.Info().SizeBytes }); err != nil {
+	var size int64
+	if err := k.call(func() { size = k.cache.Info().SizeBytes }); err != nil {
 		return nil, err
 	}
-	if err := n.Save(); err != nil {
+	has := func(path, id string, size int64) (*Config, error) {
+		return s.rewrite(func(c *Config) error {
+			c.Disk, c.DiskID, c.DiskBytes = path, id, size
+			return nil
+		})
+	}
+	n, err := has(a.Disk, info.Identity, size)
+	if err != nil {
 		return nil, err
 	}
-	if e := k.call(func() {
-		if err = k.swapDisk(f); err == nil {
-			*s.c = n
-		}
-	}); e != nil || err != nil {
-		return nil, errors.Join(e, err, was.Save())
+	if e := k.call(func() { err = k.swapDisk(f) }); e != nil || err != nil {
+		_, back := has(was.Disk, was.DiskID, was.DiskBytes)
+		return nil, errors.Join(e, err, back)
 	}
 	done = true
 	s.o.Logf("%s: the data disk is %s now, in the place of %s", n.Name, n.Disk, was.Disk)
@@ -70,7 +73,7 @@ func (s *Server) replaceDisk(ctx context.Context, a control.Args, progress func(
 // openNewDisk opens what shall take the data disk's place, after the checks that add makes of a new
 // volume's disk. The volume's own disk, named again, may hold what it holds.
 func (s *Server) openNewDisk(a control.Args) (*os.File, blk.Info, error) {
-	c := s.c
+	c := s.conf()
 	if samePath(a.Disk, c.Disk) && s.stack.disk != nil {
 		return s.o.In.Disk, s.stack.disk.Info(), nil
 	}
@@ -86,7 +89,7 @@ func (s *Server) openNewDisk(a control.Args) (*os.File, blk.Info, error) {
 }
 
 func (s *Server) checkNewDisk(a control.Args, f *os.File) (blk.Info, error) {
-	c := s.c
+	c := s.conf()
 	info, err := filedev.Describe(f)
 	if err != nil {
 		return info, err
@@ -135,7 +138,7 @@ func (s *Server) standIn(ctx context.Context, progress func(string)) error {
 		},
 		stopped: func() error {
 			if st.State == mirror.StateRemote {
-				return fmt.Errorf("interrupted; the peer stands in for %s: `robib-ublk replace-disk %s --disk …` goes on", s.c.Disk, s.c.Name)
+				return fmt.Errorf("interrupted; the peer stands in for %s: `robib-ublk replace-disk %s --disk …` goes on", s.conf().Disk, s.conf().Name)
 			}
 			return errors.New("interrupted; nothing has changed")
 		},
@@ -164,7 +167,7 @@ func (k *stack) swapDisk(f *os.File) error {
 		return nil
 	}
 	if err := errors.Join(old.Close(), file.Close()); err != nil {
-		k.s.o.Logf("%s: let go of the old disk: %v", k.s.c.Name, err)
+		k.s.o.Logf("%s: let go of the old disk: %v", k.s.conf().Name, err)
 	}
 	return nil
 }

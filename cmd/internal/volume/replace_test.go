@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -28,6 +29,7 @@ type machines struct {
 	dir      string
 	pri, sec *Server
 	reattach bool
+	died     int64 // as Inherited.Died
 	discard  bool
 	closed   map[*Server]chan error
 }
@@ -46,6 +48,16 @@ func (m *machines) file(name string, size int64, content []byte) string {
 
 func (m *machines) serve(q Request) *Server {
 	m.t.Helper()
+	s, err := m.try(q)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return s
+}
+
+// try is serve that may be refused.
+func (m *machines) try(q Request) (*Server, error) {
+	m.t.Helper()
 	q.LogBytes, q.DeviceID = 16<<20, -1
 	p, err := Prepare(q)
 	tick := time.NewTicker(poll)
@@ -58,10 +70,10 @@ func (m *machines) serve(q Request) *Server {
 		p, err = Prepare(q)
 	}
 	if err != nil {
-		m.t.Fatal(err)
+		return nil, err
 	}
-	s := &Server{o: ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log}, New: p.New, Reattach: m.reattach, Discard: m.discard, Logf: m.t.Logf}, c: p.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
-	s.stack, s.changes = &stack{s: s}, newChanges(s.o.Logf)
+	s := newServer(ServerOptions{Config: p.Config, In: supervise.Inherited{Disk: p.Disk, Log: p.Log, Died: m.died}, New: p.New, Reattach: m.reattach, Discard: m.discard, AcceptLog: q.AcceptLog, Logf: m.t.Logf})
+	s.stack = &stack{s: s}
 	s.started.Store(true)
 	opened := make(chan error, 1)
 	closed := make(chan error, 1)
@@ -72,15 +84,17 @@ func (m *machines) serve(q Request) *Server {
 		}
 	}()
 	if err := <-opened; err != nil {
-		m.t.Fatal(err)
+		p.Close()
+		return nil, err
 	}
 	m.closed[s] = closed
-	return s
+	return s, nil
 }
 
 // stop ends a server as stop does, and lets go of its files.
 func (m *machines) stop(s *Server) {
 	s.stack.stop()
+	m.died = supervise.Boottime()
 	err := <-m.closed[s]
 	for _, f := range []*os.File{s.o.In.Disk, s.o.In.Log} {
 		if f != nil {
@@ -182,8 +196,8 @@ func TestReplaceDisk(t *testing.T) {
 			t.Errorf("%s: %v", filepath.Base(x.path), err)
 		}
 	}
-	if st := m.status(); st.State != mirror.StateInSync || m.pri.c.Disk != old {
-		t.Fatalf("what was refused left %s, %s", st.State, m.pri.c.Disk)
+	if st := m.status(); st.State != mirror.StateInSync || m.pri.conf().Disk != old {
+		t.Fatalf("what was refused left %s, %s", st.State, m.pri.conf().Disk)
 	}
 	if _, err := m.sec.Do(context.Background(), "replace-disk", control.Args{Disk: m.file("n", testDiskBytes, nil)}, func(string) {}); err == nil || !strings.Contains(err.Error(), "secondary") {
 		t.Errorf("on the secondary: %v", err)
@@ -196,8 +210,8 @@ func TestReplaceDisk(t *testing.T) {
 	m.same(next, data)
 	m.same(old, data)
 	m.inSync()
-	if m.pri.c.Disk != next || m.pri.c.DiskBytes != testDiskBytes {
-		t.Errorf("the configuration says %+v", m.pri.c)
+	if m.pri.conf().Disk != next || m.pri.conf().DiskBytes != testDiskBytes {
+		t.Errorf("the configuration says %+v", m.pri.conf())
 	}
 	c, err := LoadConfig("a")
 	if err != nil {
@@ -254,24 +268,63 @@ func TestReattachAsksWhereThePeerStoodIn(t *testing.T) {
 		}
 	})
 	m.until(m.pri, "remote", func() bool { return m.pri.stack.node.Status().State == mirror.StateRemote })
-	if !wasRemote("a") {
+	if !remoteNote.there("a") {
 		t.Error("no note of it")
 	}
 	m.stop(m.pri)
 	m.stop(m.sec)
-	for _, note := range []bool{true, false} {
-		if !note {
-			if err := forgetRemote("a"); err != nil {
+	for _, noted := range []bool{true, false} {
+		if !noted {
+			if err := remoteNote.remove("a"); err != nil {
 				t.Fatal(err)
 			}
 		}
 		m.pri = m.serve(Request{Role: Primary, Name: "a"})
 		m.until(m.pri, "a failed attempt to reach the peer", func() bool { return m.pri.stack.node.Status().LastError != "" })
 		if m.status().Ready {
-			t.Errorf("note %v: it serves", note)
+			t.Errorf("note %v: it serves", noted)
 		}
 		m.stop(m.pri)
 	}
+}
+
+// Nor where the server died long ago, it is not known when, or it was fenced, until its peer was asked.
+func TestReattachAsksWhereThePeerMayHaveBeenPromoted(t *testing.T) {
+	m := newMachines(t)
+	b := m.file("b", testDiskBytes, nil)
+	m.sec = m.serve(Request{Role: Secondary, Name: "b", Disk: b, Listen: "127.0.0.1:0"})
+	q := Request{Role: Primary, Name: "a", Disk: m.file("a", testDiskBytes, nil), Remote: m.sec.stack.address()}
+	m.pri = m.serve(q)
+	m.inSync()
+	m.reattach = true
+	for name, before := range map[string]func(){
+		"long ago":     func() { m.died -= int64(mirror.DefaultReattach) + 1 },
+		"nobody knows": func() { m.died = 0 },
+		"fenced":       func() { m.pri.stack.event(mirror.Event{What: "volume", New: mirror.StateFenced}) },
+	} {
+		m.stop(m.pri)
+		m.stop(m.sec)
+		before()
+		m.pri = m.serve(Request{Role: Primary, Name: "a"})
+		m.until(m.pri, "a failed attempt to reach the peer", func() bool { return m.pri.stack.node.Status().LastError != "" })
+		if m.status().Ready {
+			t.Errorf("%s: it serves", name)
+		}
+		m.sec = m.serve(Request{Role: Secondary, Name: "b", Listen: q.Remote})
+		m.inSync()
+		if fencedNote.there("a") {
+			t.Errorf("%s: the note stays", name)
+		}
+	}
+	m.stop(m.sec)
+	m.stop(m.pri)
+	m.died = 0
+	m.pri = m.serve(Request{Role: Primary, Name: "a"})
+	if _, err := m.pri.Do(context.Background(), "start-alone", control.Args{}, func(string) {}); err != nil {
+		t.Error(err)
+	}
+	m.until(m.pri, "it serves upon the user's word", func() bool { return m.pri.stack.node.Status().Ready })
+	m.stop(m.pri)
 }
 
 // With --assume-clean the peer's disk stays as it is but for what is written, the user is told what that
@@ -374,8 +427,8 @@ func TestReplaceLog(t *testing.T) {
 	m.stop(m.pri)
 	m.reattach = true
 	m.pri = m.serve(Request{Role: Primary, Name: "a"})
-	if st := m.status(); !st.Ready || m.pri.c.Log != blank {
-		t.Errorf("the next server is %s with log %s", st.State, m.pri.c.Log)
+	if st := m.status(); !st.Ready || m.pri.conf().Log != blank {
+		t.Errorf("the next server is %s with log %s", st.State, m.pri.conf().Log)
 	}
 	m.inSync()
 	write(4)
@@ -397,16 +450,58 @@ func TestReplaceLog(t *testing.T) {
 // A volume whose log is gone when it starts is the peer's copy; with a new log, and then its disk filled
 // anew, it is as it was.
 func TestStartWithoutLog(t *testing.T) {
+	startWithoutLog(t, func(m *machines) {
+		if err := os.Remove(DefaultLogPath("a")); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// So is one whose log has lost a segment that the peer's log has given back.
+func TestStartWithADamagedLog(t *testing.T) {
+	startWithoutLog(t, func(m *machines) {
+		m.until(m.sec, "its log gives the first ones back", func() bool {
+			c := m.sec.stack.cache
+			c.DestageAll(true)
+			c.Log().Trim()
+			return c.Log().First() > 3
+		})
+		f, err := os.OpenFile(DefaultLogPath("a"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		b, err := io.ReadAll(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := bytes.Index(b, []byte("SEG1"))
+		if at < 0 {
+			t.Fatal("the log holds no segment")
+		}
+		if _, err := f.WriteAt([]byte("rot!"), int64(at+100)); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func startWithoutLog(t *testing.T, lose func(m *machines)) {
 	m := newMachines(t)
 	data := randomBytes(testDiskBytes)
 	disk := m.file("a", testDiskBytes, data)
 	m.sec = m.serve(Request{Role: Secondary, Name: "b", Disk: m.file("b", testDiskBytes, nil), Listen: "127.0.0.1:0"})
 	m.pri = m.serve(Request{Role: Primary, Name: "a", Disk: disk, Remote: m.sec.stack.address()})
 	m.inSync()
-	m.stop(m.pri)
-	if err := os.Remove(DefaultLogPath("a")); err != nil {
+	buf, err := blk.Alloc(4096)
+	if err != nil {
 		t.Fatal(err)
 	}
+	for off := int64(0); off < 8*4096; off += 4096 {
+		copy(buf, data[off:])
+		m.do(blk.Write, off, buf)
+	}
+	m.stop(m.pri)
+	lose(m)
 	m.pri = m.serve(Request{Role: Primary, Name: "a"})
 	m.until(m.pri, "remote", func() bool { return m.pri.stack.node.Status().State == mirror.StateRemote })
 	do := func(command string, a control.Args) {

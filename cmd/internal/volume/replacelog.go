@@ -17,10 +17,11 @@ import (
 // I/O waits until everything is on both data disks, the log begins there, and this server ends: the
 // next one, under the same block device, begins with it.
 func (s *Server) replaceLog(ctx context.Context, a control.Args, progress func(string)) (_ any, err error) {
-	k, n := s.stack, *s.c
+	k, n := s.stack, *s.conf()
 	if n.WriteCache {
 		return nil, errors.New("not with --write-cache: its memory belongs to the log that is lost; stop the volume, or promote the peer")
 	}
+	was := n.Log
 	var super seglog.Super
 	if e := k.call(func() {
 		if err = k.node.LogLost(); err == nil {
@@ -52,10 +53,7 @@ func (s *Server) replaceLog(ctx context.Context, a control.Args, progress func(s
 		}
 		return nil, err
 	}
-	s.o.Logf("%s: the log is %s now, in the place of %s", n.Name, n.Log, s.c.Log)
-	if err := k.call(func() { *s.c = n }); err != nil {
-		return nil, err
-	}
+	s.o.Logf("%s: the log is %s now, in the place of %s", n.Name, n.Log, was)
 	go func() {
 		if s.socket != nil {
 			s.socket.Close() // the answer goes first
@@ -72,7 +70,7 @@ func (s *Server) notALog(path string) error {
 		return err
 	}
 	for _, c := range all {
-		if samePath(c.Disk, path) || samePath(c.Log, path) && c.Name != s.c.Name {
+		if samePath(c.Disk, path) || samePath(c.Log, path) && c.Name != s.conf().Name {
 			return fmt.Errorf("%s belongs to volume %s", path, c.Name)
 		}
 	}
@@ -122,11 +120,14 @@ func (s *Server) endBefore(ctx context.Context, progress func(string), p *Prepar
 	}); err != nil {
 		return err
 	}
-	if err := p.Config.Save(); err != nil {
+	if _, err := s.rewrite(func(c *Config) error {
+		c.Log, c.LogID, c.LogBytes, c.LogOwned = p.Config.Log, p.Config.LogID, p.Config.LogBytes, p.Config.LogOwned
+		return nil
+	}); err != nil {
 		return errors.Join(err, k.call(k.node.Remember))
 	}
 	if super.Marks&seglog.NeedsRefill == 0 {
-		return forgetRemote(p.Config.Name)
+		return remoteNote.remove(p.Config.Name)
 	}
 	return nil
 }

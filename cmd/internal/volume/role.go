@@ -57,7 +57,7 @@ func (s *Server) promote(ctx context.Context, a control.Args, progress func(stri
 // noDevice says why this server cannot have a block device.
 func (s *Server) noDevice(err error) error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("%s is served without root, which making its block device needs: `robib-ublk stop %s`, then `robib-ublk serve --name %s` as root, then promote it (%w)", s.c.Name, s.c.Name, s.c.Name, err)
+		return fmt.Errorf("%s is served without root, which making its block device needs: `robib-ublk stop %s`, then `robib-ublk serve --name %s` as root, then promote it (%w)", s.conf().Name, s.conf().Name, s.conf().Name, err)
 	}
 	return err
 }
@@ -68,6 +68,11 @@ func (s *Server) takeRole(ctx context.Context, a control.Args, progress func(str
 	wait := time.Duration(a.WaitMillis) * time.Millisecond
 	if wait <= 0 || wait > MaxSwapWait {
 		wait = DefaultSwapWait
+	}
+	if !a.Force {
+		if err := s.awaitSilence(ctx, progress); err != nil {
+			return r, err
+		}
 	}
 	var m mirror.Missing
 	if e := k.call(func() {
@@ -94,20 +99,53 @@ func (s *Server) takeRole(ctx context.Context, a control.Args, progress func(str
 	}); err != nil {
 		return r, err
 	}
-	n := *s.c
-	n.Role = Primary
-	if err := k.call(func() { n.Mode = k.node.Status().Mode.String() }); err != nil {
+	var mode string
+	if err := k.call(func() { mode = k.node.Status().Mode.String() }); err != nil {
 		return r, err
 	}
-	if err := n.Save(); err != nil {
-		return r, fmt.Errorf("this side has the role, and cannot note it: %w; mend that, then `robib-ublk stop %s`, serve it, and promote it again", err, n.Name)
+	if _, err := s.rewrite(func(c *Config) error {
+		c.Role, c.Mode = Primary, mode
+		return nil
+	}); err != nil {
+		name := s.conf().Name
+		return r, fmt.Errorf("this side has the role, and cannot note it: %w; mend that, then `robib-ublk stop %s`, serve it, and promote it again", err, name)
 	}
 	r.MissingFrom, r.MissingTo, r.MissingBytes, r.SilentSeconds, r.MayMiss = m.From, m.To, m.Bytes, float64(m.SilentNanos)/1e9, m.Acknowledged
-	return r, k.call(func() {
-		*s.c = n
-		k.node.Begin()
+	return r, k.call(k.node.Begin)
+}
+
+// awaitSilence waits while the primary is away that may only be starting again, and would be fenced.
+func (s *Server) awaitSilence(ctx context.Context, progress func(string)) error {
+	var limit time.Duration
+	var st mirror.Status
+	k := s.stack
+	if err := k.call(func() {
+		st = k.node.Status()
+		limit = silences * time.Duration(st.PeerDeadNanos)
+	}); err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return s.await(wait, progress, awaited{
+		look: func() (bool, error) {
+			st = k.node.Status()
+			return st.Connected || k.node.Restarting() == 0, k.node.MayPromote()
+		},
+		tell: func() string {
+			return "the primary was heard a moment ago and may only be starting again: waiting until it counts as lost (--force does not)"
+		},
+		stopped: func() error {
+			if ctx.Err() != nil {
+				return errors.New("interrupted; nothing has changed")
+			}
+			return fmt.Errorf("the primary is not connected (%s), but was heard again and again: it may only be starting; look there, or say --force, which stops it for good", st.LastError)
+		},
 	})
 }
+
+// silences is how many times as long as the primary may be silent promote waits for that.
+const silences = 3
 
 // awaitRole waits for the primary's answer.
 func (s *Server) awaitRole(ctx context.Context, wait time.Duration, progress func(string)) error {
@@ -124,7 +162,7 @@ func (s *Server) awaitRole(ctx context.Context, wait time.Duration, progress fun
 			case waits && ctx.Err() != nil:
 				k.node.WithdrawRole()
 				return false, fmt.Errorf("given up after %v without the primary's answer; if `robib-ublk status` there says secondary, it has handed its role over, and `robib-ublk promote %s` again takes it",
-					time.Since(begun).Round(time.Second), s.c.Name)
+					time.Since(begun).Round(time.Second), s.conf().Name)
 			}
 			return !waits, k.node.Err()
 		},
@@ -136,7 +174,7 @@ func (s *Server) awaitRole(ctx context.Context, wait time.Duration, progress fun
 // asked is told, on the loop, that the peer asks for this primary's role.
 func (s *Server) asked(wait int64) {
 	limit := min(time.Duration(wait), MaxSwapWait)
-	s.o.Logf("%s: the peer asks for the primary's role, within %v", s.c.Name, limit)
+	s.o.Logf("%s: the peer asks for the primary's role, within %v", s.conf().Name, limit)
 	go s.answer(limit) // it ends with the process, or within the limit and what the driver takes
 }
 
@@ -154,7 +192,7 @@ func (s *Server) answer(limit time.Duration) {
 		err = s.handOver(ctx)
 	}
 	if err != nil {
-		s.o.Logf("%s: the role is kept: %v", s.c.Name, err)
+		s.o.Logf("%s: the role is kept: %v", s.conf().Name, err)
 		s.keepRole(err, had)
 		return
 	}
@@ -185,12 +223,16 @@ func (s *Server) handOver(ctx context.Context) error {
 			return err
 		}
 	}
-	n := *s.c
-	n.Role = Secondary
-	if err := n.Save(); err != nil {
-		return errors.Join(err, s.c.Save()) // whichever of them the disk has
-	}
-	return s.stack.call(func() { *s.c = n })
+	return s.follows()
+}
+
+// follows notes that this side is the secondary.
+func (s *Server) follows() error {
+	_, err := s.rewrite(func(c *Config) error {
+		c.Role = Secondary
+		return nil
+	})
+	return err
 }
 
 // grant tells the peer, and waits until it has taken the role, or is lost.
@@ -210,7 +252,7 @@ func (s *Server) grant() {
 		err = errors.New("the peer is gone")
 	}
 	if err != nil {
-		s.o.Logf("%s: demoted, but %v: if it does not take the role by itself when it is back, `robib-ublk promote` there does it", s.c.Name, err)
+		s.o.Logf("%s: demoted, but %v: if it does not take the role by itself when it is back, `robib-ublk promote` there does it", s.conf().Name, err)
 	}
 }
 
@@ -224,18 +266,18 @@ func (s *Server) keepRole(why error, had bool) {
 		err = s.bringUp()
 	}
 	if err != nil {
-		s.o.Logf("%s: the device is not back, another server shall bring it: %v", s.c.Name, err)
+		s.o.Logf("%s: the device is not back, another server shall bring it: %v", s.conf().Name, err)
 		s.quit <- supervise.ExitAgain
 	}
 }
 
 // demote takes the device away, brings the peer level, and ends as a secondary, for serve to start.
 func (s *Server) demote(ctx context.Context, a control.Args, progress func(string)) error {
-	if s.c.Role != Primary {
-		return fmt.Errorf("%s is a secondary already", s.c.Name)
+	if s.conf().Role != Primary {
+		return fmt.Errorf("%s is a secondary already", s.conf().Name)
 	}
-	if s.c.Remote == "" && s.c.Listen == "" {
-		return fmt.Errorf("%s has no second machine that could take over", s.c.Name)
+	if s.conf().Remote == "" && s.conf().Listen == "" {
+		return fmt.Errorf("%s has no second machine that could take over", s.conf().Name)
 	}
 	if err := s.free(); err != nil {
 		return err
@@ -259,7 +301,7 @@ func (s *Server) demote(ctx context.Context, a control.Args, progress func(strin
 			},
 			tell: func() string { return fmt.Sprintf("bringing the peer level: it lacks %d segments", lacks) },
 			stopped: func() error {
-				return fmt.Errorf("interrupted; the device is gone and the peer lacks %d segments: `robib-ublk demote %s` goes on", lacks, s.c.Name)
+				return fmt.Errorf("interrupted; the device is gone and the peer lacks %d segments: `robib-ublk demote %s` goes on", lacks, s.conf().Name)
 			},
 			quiet: time.Second,
 		}); err != nil {
@@ -281,8 +323,7 @@ func (s *Server) demote(ctx context.Context, a control.Args, progress func(strin
 	}); err != nil {
 		return err
 	}
-	s.c.Role = Secondary
-	if err := s.c.Save(); err != nil {
+	if err := s.follows(); err != nil {
 		return err
 	}
 	s.leave()

@@ -62,8 +62,8 @@ func TestRolesAreSwapped(t *testing.T) {
 		}
 	}
 	m.inSync()
-	if st := m.status(); !st.Primary || !st.Ready || m.pri.c.Role != Primary || m.sec.c.Role != Secondary {
-		t.Fatalf("what was refused left %s, %s and %s", st.State, m.pri.c.Role, m.sec.c.Role)
+	if st := m.status(); !st.Primary || !st.Ready || m.pri.conf().Role != Primary || m.sec.conf().Role != Secondary {
+		t.Fatalf("what was refused left %s, %s and %s", st.State, m.pri.conf().Role, m.sec.conf().Role)
 	}
 
 	buf, err := blk.Alloc(4096)
@@ -83,7 +83,7 @@ func TestRolesAreSwapped(t *testing.T) {
 		if code := <-old.quit; code != supervise.ExitAgain {
 			t.Fatalf("the old primary's server ends with %d", code)
 		}
-		for name, want := range map[string]Role{old.c.Name: Secondary, m.sec.c.Name: Primary} {
+		for name, want := range map[string]Role{old.conf().Name: Secondary, m.sec.conf().Name: Primary} {
 			c, err := LoadConfig(name)
 			if err != nil || c.Role != want || c.Mode != "async" {
 				t.Fatalf("%s: %+v, %v", name, c, err)
@@ -91,7 +91,7 @@ func TestRolesAreSwapped(t *testing.T) {
 		}
 		m.stop(old)
 		m.pri = m.sec
-		m.sec = m.serve(Request{Role: Secondary, Name: old.c.Name, Disk: disks[old.c.Name], Listen: listens(old.c.Name, address)})
+		m.sec = m.serve(Request{Role: Secondary, Name: old.conf().Name, Disk: disks[old.conf().Name], Listen: listens(old.conf().Name, address)})
 		m.inSync()
 		clear(buf)
 		if m.do(blk.Read, int64(i*4096), buf); !bytes.Equal(buf, block) {
@@ -106,7 +106,7 @@ func TestRolesAreSwapped(t *testing.T) {
 	for _, s := range []*Server{m.pri, m.sec} {
 		m.until(s, "everything is on the disks", func() bool { s.stack.cache.DestageAll(true); return s.stack.cache.Dirty() == 0 })
 		m.stop(s)
-		m.same(disks[s.c.Name], data)
+		m.same(disks[s.conf().Name], data)
 	}
 }
 

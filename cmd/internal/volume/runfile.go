@@ -36,25 +36,31 @@ func removeDevice(name string) error {
 	return nil
 }
 
-// While a volume is remote a note says so: a server in a dead one's place then asks the peer before it
-// serves, whatever disk and log look like. It lies where it outlives the process, and no more.
+// While a volume is remote, and from when it is fenced until it serves again, a note says so: the next server
+// then asks the peer before it serves, whatever disk and log look like. It outlives the process, and no more.
+type note string
 
-func remotePath(name string) string { return filepath.Join(control.RunDir(), name+".remote") }
+const (
+	remoteNote note = ".remote"
+	fencedNote note = ".fenced"
+)
 
-func noteRemote(name string) error {
+func (k note) path(name string) string { return filepath.Join(control.RunDir(), name+string(k)) }
+
+func (k note) make(name string) error {
 	if err := os.MkdirAll(control.RunDir(), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(remotePath(name), nil, 0o600)
+	return os.WriteFile(k.path(name), nil, 0o600)
 }
 
-func wasRemote(name string) bool {
-	_, err := os.Stat(remotePath(name))
+func (k note) there(name string) bool {
+	_, err := os.Stat(k.path(name))
 	return err == nil
 }
 
-func forgetRemote(name string) error {
-	if err := os.Remove(remotePath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (k note) remove(name string) error {
+	if err := os.Remove(k.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

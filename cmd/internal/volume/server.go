@@ -32,6 +32,7 @@ type ServerOptions struct {
 	New        bool // the volume was made a moment ago
 	StartAlone bool
 	AcceptDisk bool
+	AcceptLog  bool
 	Discard    bool // what only this secondary has is given up
 	Notes      []string
 	Logf       func(format string, args ...any)
@@ -41,7 +42,9 @@ type ServerOptions struct {
 // talk to the driver and to the control socket.
 type Server struct {
 	o       ServerOptions
-	c       *Config
+	config  atomic.Pointer[Config] // see conf and rewrite
+	writing sync.Mutex             // of config
+	deleted bool                   // there is none any more; guarded by writing
 	stack   *stack
 	ctl     *ublk.Control
 	dev     *ublk.Device
@@ -57,20 +60,62 @@ type Server struct {
 	commits often
 	changes *changes
 	exports exporting
+	marking sync.Mutex
+	marked  *logMark // what is remembered of the log
+}
+
+func newServer(o ServerOptions) *Server {
+	s := &Server{o: o, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1), changes: newChanges(o.Logf)}
+	s.config.Store(o.Config)
+	return s
+}
+
+// conf is the configuration in force, which nobody may write to. Any goroutine.
+func (s *Server) conf() *Config { return s.config.Load() }
+
+// rewrite changes a copy of the configuration, which is remembered first and then in force. Any goroutine.
+func (s *Server) rewrite(change func(c *Config) error) (*Config, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.deleted {
+		return nil, ErrUnknown
+	}
+	was := s.conf()
+	n := *was
+	if err := change(&n); err != nil {
+		return nil, err
+	}
+	if err := n.Save(); err != nil {
+		return nil, errors.Join(err, was.Save()) // whichever of them the disk has
+	}
+	s.config.Store(&n)
+	return &n, nil
+}
+
+// forget removes what is remembered.
+func (s *Server) forget() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	err := s.conf().Forget()
+	s.deleted = err == nil
+	return err
 }
 
 // Run serves until the volume is stopped or deleted; it returns the process's exit code.
 func Run(o ServerOptions) int {
-	s := &Server{o: o, c: o.Config, begun: time.Now(), ended: make(chan struct{}), quit: make(chan int, 1)}
+	s := newServer(o)
 	err := s.start()
 	defer s.changes.flush()
 	if err != nil {
-		o.Logf("%s: %v", s.c.Name, err)
+		o.Logf("%s: %v", s.conf().Name, err)
 		supervise.Report{Error: err.Error(), Exit: 1}.Send(o.In.Ready)
 		s.shutdown()
 		return supervise.ExitRefused
 	}
 	s.started.Store(true)
+	s.markLog()
+	go s.keepMarking()
+	defer s.markLog()
 	sig := make(chan os.Signal, 1)
 	signal.Notify(sig, syscall.SIGTERM, os.Interrupt)
 	for {
@@ -79,7 +124,7 @@ func Run(o ServerOptions) int {
 			return code
 		case <-sig:
 			if _, err := s.Do(context.Background(), "stop", control.Args{}, func(string) {}); err != nil {
-				o.Logf("%s: asked to stop, but %v", s.c.Name, err)
+				o.Logf("%s: asked to stop, but %v", s.conf().Name, err)
 			}
 		case <-s.ended:
 			select {
@@ -87,16 +132,16 @@ func Run(o ServerOptions) int {
 				return code
 			case <-time.After(time.Minute):
 			}
-			o.Logf("%s: the loop ended: %v", s.c.Name, s.loopErr)
+			o.Logf("%s: the loop ended: %v", s.conf().Name, s.loopErr)
 			return 1
 		}
 	}
 }
 
 func (s *Server) start() error {
-	c := s.c
+	c := s.conf()
 	opened := make(chan error, 1)
-	s.stack, s.changes = &stack{s: s}, newChanges(s.o.Logf)
+	s.stack = &stack{s: s}
 	go s.stack.run(opened)
 	if err := <-opened; err != nil {
 		return err
@@ -121,17 +166,28 @@ func (s *Server) start() error {
 			return report.Send(s.o.In.Ready)
 		}
 		report.Lines = append(report.Lines, "listening for the primary on "+s.stack.address())
-		if c.PeerKey == "" && s.o.In.Ready != nil { // else nobody would read it
-			token, err := s.stack.token()
+		if s.o.In.Ready != nil { // else nobody would read it
+			lines, err := s.invitation()
 			if err != nil {
 				return err
 			}
-			report.Lines = append(report.Lines,
-				fmt.Sprintf("pairing token, good once, for %v; on the primary say:", tokenTTL),
-				"  robib-ublk add --disk DISK --remote "+s.stack.address()+" --pair "+token)
+			report.Lines = append(report.Lines, lines...)
 		}
 	}
 	return report.Send(s.o.In.Ready)
+}
+
+// invitation is what the user of the primary needs to pair, where this volume has no peer yet.
+func (s *Server) invitation() ([]string, error) {
+	if s.conf().PeerKey != "" {
+		return nil, nil
+	}
+	token, err := s.stack.token()
+	if err != nil {
+		return nil, err
+	}
+	return []string{fmt.Sprintf("pairing token, good once, for %v; on the primary say:", tokenTTL),
+		"  robib-ublk add --disk DISK --remote " + s.stack.address() + " --pair " + token}, nil
 }
 
 // bringUp waits until the node may serve, then makes the block device appear.
@@ -143,7 +199,7 @@ func (s *Server) bringUp() error {
 		}
 		s.ctl = ctl
 	}
-	id, old := readDevice(s.c.Name)
+	id, old := readDevice(s.conf().Name)
 	if s.o.Reattach && old {
 		if err := s.takeOver(id); err == nil {
 			return nil
@@ -155,10 +211,10 @@ func (s *Server) bringUp() error {
 		return err
 	}
 	var err error
-	if s.dev, err = s.ctl.Add(ublk.AddOptions{ID: s.c.DeviceID, MaxIOBytes: s.stack.maxIO(), Queues: s.c.Queues}); err != nil {
+	if s.dev, err = s.ctl.Add(ublk.AddOptions{ID: s.conf().DeviceID, MaxIOBytes: s.stack.maxIO(), Queues: s.conf().Queues}); err != nil {
 		return err
 	}
-	if err := writeDevice(s.c.Name, s.dev.ID()); err != nil {
+	if err := writeDevice(s.conf().Name, s.dev.ID()); err != nil {
 		return errors.Join(err, s.dev.Del())
 	}
 	if err = s.attach(false); err == nil {
@@ -203,7 +259,7 @@ func (s *Server) takeOver(id int) error {
 	}
 	s.live = true
 	s.trace(s.dev)
-	s.o.Logf("%s: %s goes on after %v", s.c.Name, dev.Path(), time.Since(s.begun).Round(time.Millisecond))
+	s.o.Logf("%s: %s goes on after %v", s.conf().Name, dev.Path(), time.Since(s.begun).Round(time.Millisecond))
 	return nil
 }
 
@@ -229,7 +285,7 @@ func (s *Server) attach(was bool) error {
 // waitReady waits until the node may serve. The first add gives its peer ten seconds.
 func (s *Server) waitReady() error {
 	limit := time.Duration(1<<63 - 1)
-	if s.o.New && s.c.Remote != "" && !s.c.FirstAlone {
+	if s.o.New && s.conf().Remote != "" && !s.conf().FirstAlone {
 		limit = firstPeerWait
 	}
 	said := false
@@ -247,14 +303,14 @@ func (s *Server) waitReady() error {
 		case failed != nil:
 			return failed
 		case st.State == mirror.StateDiverged || st.State == mirror.StateFenced:
-			return fmt.Errorf("volume %s is %s: %s", s.c.Name, st.State, st.Reason)
-		case ready && (up || limit > firstPeerWait || s.c.Remote == ""):
+			return fmt.Errorf("volume %s is %s: %s", s.conf().Name, st.State, st.Reason)
+		case ready && (up || limit > firstPeerWait || s.conf().Remote == ""):
 			return nil
 		case time.Since(begun) > limit:
-			return fmt.Errorf("the peer %s cannot be reached (%s): start `robib-ublk serve` there, or say --degraded-ok to begin without it", s.c.Remote, st.LastError)
+			return fmt.Errorf("the peer %s cannot be reached (%s): start `robib-ublk serve` there, or say --degraded-ok to begin without it", s.conf().Remote, st.LastError)
 		case !said && time.Since(begun) > time.Second && limit > firstPeerWait:
 			said = true
-			s.o.Logf("%s: %s: %s (add --start-alone serves without asking the peer)", s.c.Name, st.State, st.LastError)
+			s.o.Logf("%s: %s: %s (add --start-alone serves without asking the peer)", s.conf().Name, st.State, st.LastError)
 		}
 	}
 }
@@ -280,7 +336,7 @@ func (s *Server) takeDown() error {
 	}); e != nil {
 		return e
 	}
-	err = errors.Join(err, s.dev.Del(), removeDevice(s.c.Name), forgetRemote(s.c.Name))
+	err = errors.Join(err, s.dev.Del(), removeDevice(s.conf().Name), remoteNote.remove(s.conf().Name))
 	s.dev = nil
 	return err
 }
@@ -291,7 +347,7 @@ func (s *Server) shutdown() {
 		s.socket.Close()
 	}
 	if err := s.exports.close(); err != nil {
-		s.o.Logf("%s: metrics: %v", s.c.Name, err)
+		s.o.Logf("%s: metrics: %v", s.conf().Name, err)
 	}
 	if s.stack != nil && s.stack.loop != nil {
 		s.stack.stop()

@@ -39,6 +39,15 @@ var SettingList = []Setting{
 		c.Remote = strings.Join(addrs, ",")
 		return err
 	}},
+	{"peer-key", "fingerprint of the one key that the peer may have, or any: the next trusted one it comes with", func(c *Config) string { return cmp.Or(c.PeerKey, "any") }, func(c *Config, v string) error {
+		if v == "any" {
+			v = ""
+		} else if err := link.CheckFingerprint(v); err != nil {
+			return err
+		}
+		c.PeerKey = v
+		return nil
+	}},
 	{"rate-limit", "bytes of data sent to the peer per second, such as 10M, or off", func(c *Config) string { return rateText(c.RateLimit) }, func(c *Config, v string) (err error) {
 		c.RateLimit, err = ParseRate(v)
 		return err
@@ -55,10 +64,11 @@ var SettingList = []Setting{
 		c.OnDisconnect = v
 		return err
 	}},
-	{"heartbeat", "how often the peer is asked whether it is there, such as 1s or 500ms", func(c *Config) string { return waitText(c.Heartbeat, mirror.DefaultHeartbeat) },
-		func(c *Config, v string) (err error) { c.Heartbeat, err = ParseWait(v); return err }},
-	{"peer-dead", "how long a silent peer is waited for: at least three heartbeats", func(c *Config) string { return waitText(c.PeerDead, mirror.DefaultPeerDead) },
-		func(c *Config, v string) (err error) { c.PeerDead, err = ParseWait(v); return err }},
+	waitSetting("heartbeat", "how often the peer is asked whether it is there, such as 1s or 500ms", mirror.DefaultHeartbeat, func(c *Config) *int64 { return &c.Heartbeat }),
+	waitSetting("peer-dead", "how long a silent peer is waited for: at least three heartbeats", mirror.DefaultPeerDead, func(c *Config) *int64 { return &c.PeerDead }),
+	waitSetting("start-wait", "how long a primary that may start alone first asks for its peer", mirror.DefaultStartWait, func(c *Config) *int64 { return &c.StartWait }),
+	waitSetting("remote-wait", "how long I/O waits for a peer that is away while the volume is remote", mirror.DefaultRemote, func(c *Config) *int64 { return &c.RemoteWait }),
+	waitSetting("disk-deadline", "how long disk and log may take to answer before they count as failed", dcd.DefaultDiskNanos, func(c *Config) *int64 { return &c.DiskDeadline }),
 	either("destage", "run, or pause: the data disk is let alone until the log is full", "run", "pause", func(c *Config) *bool { return &c.NoDestage }),
 	either("resync", "run, or pause: full and map syncs and refills stand still, writes go on to the peer", "run", "pause", func(c *Config) *bool { return &c.NoResync }),
 	linkSetting(),
@@ -239,20 +249,30 @@ func (c *Config) Change(set map[string]string) (*Config, error) {
 
 // set changes settings of the running volume: remembered first, then put in force.
 func (s *Server) set(want map[string]string) (any, error) {
-	n, err := s.c.Change(want)
+	was := s.conf()
+	n, err := was.Change(want)
 	if err != nil {
 		return nil, err
+	}
+	keep := func() (err error) {
+		n, err = s.rewrite(func(c *Config) error {
+			x, err := c.Change(want)
+			if err == nil {
+				*c = *x
+			}
+			return err
+		})
+		return err
 	}
 	if _, asked := want["metrics"]; asked {
-		err = s.moveMetrics(n.Metrics, n.Save)
+		err = s.moveMetrics(n.Metrics, keep)
 	} else {
-		err = n.Save()
+		err = keep()
 	}
 	if err != nil {
 		return nil, err
 	}
-	off := s.c.NoLatency
-	*s.c = *n
+	off := was.NoLatency
 	if s.live && n.NoLatency != off {
 		if err := s.untrace(); err != nil {
 			return nil, err
@@ -266,6 +286,9 @@ func (s *Server) set(want map[string]string) (any, error) {
 	lost, err := mirror.ParseOnDisconnect(n.OnDisconnect)
 	if err != nil {
 		return nil, err
+	}
+	if s.stack.net != nil {
+		s.stack.net.expect(n.PeerKey)
 	}
 	if n.Remote != "" {
 		addrs, err := link.ParseAddresses(n.Remote)
@@ -281,7 +304,7 @@ func (s *Server) set(want map[string]string) (any, error) {
 			s.stack.node.SetOnDisconnect(lost)
 		}
 		s.stack.pauses(n)
-		s.stack.node.SetTiming(n.Heartbeat*nanosPerMilli, n.PeerDead*nanosPerMilli)
+		s.stack.putWaits(n)
 		err = errors.Join(s.stack.node.SetRateLimit(n.RateLimit), s.stack.node.SetCompress(n.Compress != ""))
 	})
 	return n.Get(), errors.Join(e, err)

@@ -44,16 +44,18 @@ func TestSettings(t *testing.T) {
 	}
 	for _, x := range []struct{ name, value, shown string }{
 		{"mode", "A", "async"}, {"remote", "b:2, c:3", "b:2,c:3"}, {"rate-limit", "2048K", "2M"}, {"rate-limit", "off", "off"}, {"compress", "zstd", "zstd"}, {"compress", "off", "off"},
+		{"peer-key", "sha256:" + strings.Repeat("0a", 32), "sha256:" + strings.Repeat("0a", 32)}, {"peer-key", "any", "any"},
 		{"metrics", ":9469", ":9469"}, {"metrics", "[::1]:9469", "[::1]:9469"}, {"metrics", "off", "off"},
 		{"latency", "off", "off"}, {"latency", "yes", "on"}, {"destage", "pause", "pause"}, {"destage", "run", "run"}, {"resync", "pause", "pause"}, {"link", "down", "down"}, {"link", "up", "up"},
 		{"heartbeat", "500ms", "500ms"}, {"heartbeat", "1.5s", "1.5s"}, {"peer-dead", "3000ms", "3s"}, {"peer-dead", "2m", "2m0s"},
+		{"start-wait", "10s", "10s"}, {"remote-wait", "1h", "1h0m0s"}, {"disk-deadline", "5s", "5s"},
 	} {
 		n, err := c.Change(map[string]string{x.name: x.value})
 		if err != nil || n.Get()[x.name] != x.shown {
 			t.Errorf("%s=%s: %v", x.name, x.value, err)
 		}
 	}
-	for _, bad := range []map[string]string{{"heartbeat": "2s"}, {"peer-dead": "2999ms"}, {"heartbeat": "99ms"}, {"peer-dead": "11m"}, {"heartbeat": "61s", "peer-dead": "10m"}, {"heartbeat": "5"}, {"peer-dead": "-5s"}, {"heartbeat": "0s"}} {
+	for _, bad := range []map[string]string{{"heartbeat": "2s"}, {"peer-dead": "2999ms"}, {"heartbeat": "99ms"}, {"peer-dead": "11m"}, {"heartbeat": "61s", "peer-dead": "10m"}, {"heartbeat": "5"}, {"peer-dead": "-5s"}, {"heartbeat": "0s"}, {"start-wait": "999ms"}, {"remote-wait": "61m"}, {"disk-deadline": "-1s"}} {
 		var usage *UsageError
 		if _, err := c.Change(bad); !errors.As(err, &usage) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v: %v", bad, err)

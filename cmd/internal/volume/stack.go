@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/robib-ublk/robib/cmd/internal/supervise"
 	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
@@ -31,8 +34,12 @@ type stack struct {
 	tagsBack  chan struct{}
 	net       *network
 	kept      keeper
-	ram       *ramFile // nil: no volatile write cache
-	broken    error    // why nothing may be served, although everything could be opened
+	ram       *ramFile       // nil: no volatile write cache
+	notes     sync.WaitGroup // what is written beside the loop
+	broken    error          // why nothing may be served, although everything could be opened
+
+	marked logMark // what mark has
+	mark   atomic.Pointer[logMark]
 
 	wallAt, wallAhead int64 // Mono when the wall clock was read, and what it is ahead of Mono
 }
@@ -51,8 +58,10 @@ func (k *stack) run(opened chan<- error) {
 		opened <- errors.Join(err, l.Close())
 		return
 	}
+	k.noteLog()
 	opened <- nil
 	err = l.Run(k.kick)
+	k.noteLog()
 	if k.net != nil {
 		err = errors.Join(err, k.net.Close())
 	}
@@ -66,6 +75,7 @@ const wallEvery = 250_000_000
 func (k *stack) kick(mono int64) int64 {
 	if mono-k.wallAt > wallEvery {
 		k.wallAt, k.wallAhead = mono, time.Now().UnixNano()-mono
+		k.noteLog()
 	}
 	now := blk.Instant{Mono: mono, Wall: mono + k.wallAhead}
 	wake := k.node.Kick(now)
@@ -76,7 +86,7 @@ func (k *stack) kick(mono int64) int64 {
 }
 
 func (k *stack) open(l *uring.Loop) (err error) {
-	in, c := &k.s.o.In, k.s.c
+	in, c := &k.s.o.In, k.s.conf()
 	if in.Pipe != nil {
 		// From here on only the ring holds it: its end proves that the ring's I/O has ended.
 		if _, err := l.RegisterFile(int(in.Pipe.Fd())); err != nil {
@@ -87,7 +97,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		}
 	}
 	o := dcd.Options{Incarnation: random(), Follow: c.Role == Secondary, AcceptDisk: k.s.o.AcceptDisk,
-		Bypass: c.bypassBytes(), Ordered: c.Ordered, LowWater: c.LowWater, HighWater: c.HighWater}
+		Bypass: c.bypassBytes(), Ordered: c.Ordered, LowWater: c.LowWater, HighWater: c.HighWater, DiskNanos: c.DiskDeadline * nanosPerMilli}
 	if in.Disk != nil {
 		if k.disk, err = filedev.Open(l, in.Disk, filedev.Options{}); err != nil {
 			return err
@@ -111,11 +121,21 @@ func (k *stack) open(l *uring.Loop) (err error) {
 	if k.cache, err = k.openCache(o, drive); err != nil {
 		return k.explain(err)
 	}
+	if k.log != nil && !k.s.o.AcceptLog && !k.s.o.Reattach {
+		if err := checkMark(c.Name, c.Log, k.logMark(), true); err != nil {
+			return err
+		}
+	}
 	if k.ram != nil {
 		k.ram.claim(k.cache.Log().Super().Log, o.Incarnation)
 	}
 	for _, m := range k.cache.Memory() {
 		l.RegisterBuffer(m) // best effort: it saves time only
+	}
+	if c.Role == Secondary {
+		if err := fencedNote.remove(c.Name); err != nil {
+			return err
+		}
 	}
 	if c.Demoted && c.Role == Secondary {
 		if err := k.demoted(drive); err != nil {
@@ -131,11 +151,11 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		return err
 	}
 	m := mirror.Options{OnDisconnect: lost, Cache: k.cache, Primary: c.Role == Primary, Mode: mode, Name: c.Name, Drive: drive, Random: random,
-		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, Reattached: k.s.o.Reattach && !wasRemote(c.Name), Lost: in.Disk == nil || in.Log == nil, Blank: in.Log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
-		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli},
+		StartAlone: k.s.o.StartAlone || k.s.o.New && c.FirstAlone, DeadFor: k.deadFor(), Fenced: fencedNote.there(c.Name), Lost: in.Disk == nil || k.log == nil, Blank: k.log == nil, RateLimit: c.RateLimit, Compress: c.Compress != "",
+		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli, StartWait: c.StartWait * nanosPerMilli, Remote: c.RemoteWait * nanosPerMilli},
 		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep, Asked: k.s.asked}
 	if k.net == nil {
-		if k.net, err = openNetwork(l, c); err != nil {
+		if k.net, err = openNetwork(l, c, k.paired); err != nil {
 			return err
 		}
 	}
@@ -146,6 +166,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		return err
 	}
 	k.pauses(c)
+	k.putWaits(c)
 	if k.broken != nil {
 		k.node.Fail(k.broken)
 	}
@@ -165,43 +186,11 @@ func (k *stack) demoted(drive blk.Drive) error {
 	if err := l.Sync(l.Update(mirror.AsDemoted), drive); err != nil {
 		return err
 	}
-	k.s.c.Demoted = false
-	return k.s.c.Save()
-}
-
-// maxRepairs bounds how many damaged segments are fetched before the log counts as lost.
-const maxRepairs = 4096
-
-// openCache opens the cache; a segment that was durable and is damaged is fetched from the peer first.
-func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
-	for n := 0; ; n++ {
-		c, err := dcd.Open(o, drive)
-		var bad *seglog.CorruptError
-		if !errors.As(err, &bad) || o.Log == nil || n == maxRepairs {
-			return c, err
-		}
-		if k.net == nil {
-			if k.net, _ = openNetwork(k.loop, k.s.c); k.net == nil {
-				return nil, fmt.Errorf("%w (`robib-ublk log check %s` says more, and `robib-ublk log rescue` saves what there is)", err, k.s.c.Log)
-			}
-		}
-		k.s.o.Logf("%s: segment %d of the log is damaged: asking the peer for it", k.s.c.Name, bad.LSN)
-		ticking := func() (blk.Instant, error) {
-			now, err := k.loop.Once(k.loop.Now() + int64(poll))
-			return instant(now), err
-		}
-		s, e := seglog.Probe(o.Log, drive)
-		if e == nil {
-			var raw []byte
-			if raw, e = mirror.Fetch(k.net, ticking, s.Volume, bad.LSN); e == nil {
-				e = seglog.Repair(o.Log, bad, raw, drive)
-			}
-		}
-		if e != nil {
-			return nil, fmt.Errorf("%w; %w (`robib-ublk log check %s` says more; a peer that was in sync has everything: `robib-ublk promote` there)", err, e, k.s.c.Log)
-		}
-		k.s.o.Logf("%s: segment %d of the log was written anew from the peer's copy", k.s.c.Name, bad.LSN)
-	}
+	_, err := k.s.rewrite(func(c *Config) error {
+		c.Demoted = false
+		return nil
+	})
+	return err
 }
 
 // openWriteCache finds the memory that the write cache is kept in, and what a killed server left there.
@@ -210,14 +199,14 @@ func (k *stack) openWriteCache(o *dcd.Options, drive blk.Drive) error {
 	if err != nil {
 		return err
 	}
-	f, replay, err := openRAM(k.s.c.Name, s.ChunkBytes, s.Log)
+	f, replay, err := openRAM(k.s.conf().Name, s.ChunkBytes, s.Log)
 	if err != nil {
 		return err
 	}
-	if _, there := readDevice(k.s.c.Name); replay == 0 && there && k.s.o.Reattach {
+	if _, there := readDevice(k.s.conf().Name); replay == 0 && there && k.s.o.Reattach {
 		// Nothing is served: what the device's users read back would be older than what they wrote.
 		k.broken = fmt.Errorf("the write cache's memory %s is gone, and with it writes that were acknowledged and not flushed: unmount %s, `robib-ublk stop %s`, add it again and check the file system",
-			f.path, k.s.c.Name, k.s.c.Name)
+			f.path, k.s.conf().Name, k.s.conf().Name)
 	}
 	k.ram, o.WriteCache, o.RAM, o.Replay = f, true, f.ring(), replay
 	return nil
@@ -225,7 +214,7 @@ func (k *stack) openWriteCache(o *dcd.Options, drive blk.Drive) error {
 
 // explain adds the remedy to what keeps a volume from opening.
 func (k *stack) explain(err error) error {
-	c := k.s.c
+	c := k.s.conf()
 	switch {
 	case errors.Is(err, dcd.ErrChanged):
 		return fmt.Errorf("%w: something wrote %s since (a mount, mkfs, LVM?); replaying the log would damage it. If the disk's state now is the one you want, `robib-ublk %s --name %s --accept-disk` replays the log over it all the same", err, c.Disk, verb(c.Role), c.Name)
@@ -235,16 +224,61 @@ func (k *stack) explain(err error) error {
 }
 
 func (k *stack) event(e mirror.Event) {
-	if e.What == "volume" && (e.New == mirror.StateRemote || e.Old == mirror.StateRemote) {
-		change := forgetRemote
-		if e.New == mirror.StateRemote {
-			change = noteRemote
-		}
-		if err := change(k.s.c.Name); err != nil {
-			k.s.o.Logf("%s: note of the remote state: %v", k.s.c.Name, err)
+	if e.What == "volume" {
+		if err := k.noted(&e); err != nil {
+			k.s.o.Logf("%s: a note for the next server: %v", k.s.conf().Name, err)
 		}
 	}
-	k.s.changes.say("%s: %s %s→%s reason=%q", k.s.c.Name, e.What, e.Old, e.New, e.Reason)
+	if e.What == "session" && k.node.PeerKey() != "" && k.s.conf().PeerKey == "" {
+		key := k.node.PeerKey() // of the first session: from here on it is the peer's
+		k.net.expect(key)
+		k.notes.Go(func() { k.pin(key, false) })
+	}
+	k.s.changes.say("%s: %s %s→%s reason=%q", k.s.conf().Name, e.What, e.Old, e.New, e.Reason)
+}
+
+// paired remembers a machine that has just been given the volume's trust as its peer. Any goroutine.
+func (k *stack) paired(key string) { k.pin(key, true) }
+
+// pin remembers which key the peer has, over another one or not.
+func (k *stack) pin(key string, over bool) {
+	c, err := k.s.rewrite(func(c *Config) error {
+		if over || c.PeerKey == "" {
+			c.PeerKey = key
+		}
+		return nil
+	})
+	if err != nil {
+		k.s.o.Logf("%s: the peer's key is not remembered: %v", k.s.conf().Name, err)
+		return
+	}
+	k.s.o.Logf("%s: only the machine with key %s is this volume's peer", c.Name, c.PeerKey)
+}
+
+// noted leaves what the next server, and the supervisor, must know.
+func (k *stack) noted(e *mirror.Event) error {
+	name := k.s.conf().Name
+	switch {
+	case e.New == mirror.StateRemote:
+		return remoteNote.make(name)
+	case e.New == mirror.StateFenced:
+		return fencedNote.make(name)
+	case e.New == "serving":
+		return errors.Join(fencedNote.remove(name), k.s.o.In.Served())
+	case e.Old == mirror.StateRemote:
+		return remoteNote.remove(name)
+	}
+	return nil
+}
+
+// deadFor is for how long the server in whose place this one is, and which served, is dead, in ns; 0: there was
+// none, it is not known, or it stood aside for its peer.
+func (k *stack) deadFor() int64 {
+	died := k.s.o.In.Died
+	if !k.s.o.Reattach || died == 0 || remoteNote.there(k.s.conf().Name) {
+		return 0
+	}
+	return max(supervise.Boottime()-died, 1)
 }
 
 // call runs f on the loop's thread and waits for it.
@@ -278,6 +312,7 @@ func (k *stack) stop() {
 		}
 	})
 	k.loop.Stop()
+	k.notes.Wait()
 }
 
 // maxIO bounds the kernel's requests by what one segment of the log takes.
@@ -325,8 +360,9 @@ type network struct {
 	using  string // the address that the newest connection was made to
 }
 
-// openNetwork makes the volume's end of the network; nil when no peer is configured.
-func openNetwork(l *uring.Loop, c *Config) (*network, error) {
+// openNetwork makes the volume's end of the network, and has paired told of the machine that pairs there; nil when no
+// peer is configured.
+func openNetwork(l *uring.Loop, c *Config, paired func(fp string)) (*network, error) {
 	if c.Remote == "" && c.Listen == "" {
 		return nil, nil
 	}
@@ -341,19 +377,38 @@ func openNetwork(l *uring.Loop, c *Config) (*network, error) {
 		}
 		d := link.NewDialer(l, addrs, key, trust)
 		d.Plain(c.Plain)
+		d.Expect(c.PeerKey)
 		return &network{dial: d}, nil
 	}
 	ln, err := link.NewListener(l, c.Listen, key, trust, c.Plain)
 	if err != nil {
 		return nil, err
 	}
+	ln.Expect(c.PeerKey)
+	ln.Paired(paired)
 	return &network{listen: ln}, nil
+}
+
+// expect lets only that machine in, of those that are trusted; "": any. Any goroutine.
+func (n *network) expect(key string) {
+	if n.dial != nil {
+		n.dial.Expect(key)
+	} else {
+		n.listen.Expect(key)
+	}
 }
 
 func (n *network) Dial() {
 	if n.dial != nil {
 		n.dial.Dial()
 	}
+}
+
+func (n *network) Paths() int {
+	if n.dial != nil {
+		return n.dial.Paths()
+	}
+	return n.listen.Paths()
 }
 
 func (n *network) DialControl() {
@@ -391,12 +446,12 @@ func (k *stack) address() string {
 	if k.net != nil && k.net.listen != nil {
 		return k.net.listen.Addr().String()
 	}
-	return k.s.c.Remote
+	return k.s.conf().Remote
 }
 
 func (k *stack) token() (string, error) {
 	if k.net == nil || k.net.listen == nil {
-		return "", fmt.Errorf("volume %s does not listen: tokens come from the side that serves", k.s.c.Name)
+		return "", fmt.Errorf("volume %s does not listen: tokens come from the side that serves", k.s.conf().Name)
 	}
 	return k.net.listen.Token(tokenTTL)
 }

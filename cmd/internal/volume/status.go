@@ -43,6 +43,7 @@ type Status struct {
 	RemoteInUse     string  `json:"remote_in_use,omitempty"` // which of remote's addresses the session goes over
 	Peer            string  `json:"peer_address,omitempty"`  // the other end's address and port
 	Listen          string  `json:"listen,omitempty"`
+	PeerKey         string  `json:"peer_key,omitempty"` // the one that the peer must have; "": any that is trusted
 	Connected       bool    `json:"connected"`
 	LastError       string  `json:"last_error,omitempty"`
 	Control         bool    `json:"control_connected"`
@@ -58,6 +59,8 @@ type Status struct {
 	SinceSeconds    float64 `json:"session_since_s"`
 	SyncPercent     float64 `json:"full_sync_percent"`
 	PeerReads       uint64  `json:"peer_reads_total"`
+	DamagedReads    uint64  `json:"log_damaged_reads_total"`
+	Mended          uint64  `json:"disk_mended_ranges_total"`
 	Reads           uint64  `json:"reads_total"`
 	Writes          uint64  `json:"writes_total"`
 	WrittenBytes    uint64  `json:"written_bytes_total"`
@@ -104,6 +107,7 @@ type Status struct {
 	Metrics          string   `json:"metrics,omitempty"` // where they are served, or why they are not
 	HeartbeatSeconds float64  `json:"heartbeat_s"`
 	PeerDeadSeconds  float64  `json:"peer_dead_s"`
+	Limits           Limits   `json:"limits"`
 	CatchUpReason    string   `json:"catch_up_reason,omitempty"` // "": the peer is level, or lacks only what is under way
 	BacklogBytes     int64    `json:"backlog_bytes"`             // that the peer lacks, of log and of a sync
 	BacklogSeconds   float64  `json:"backlog_s"`                 // age of the oldest of it
@@ -148,15 +152,15 @@ func (s *Server) Status() (any, error) {
 	}); err != nil {
 		return nil, err
 	}
-	c := s.c
+	c := s.conf()
 	v := Status{Name: c.Name, Role: string(c.Role), State: st.State, Reason: st.Reason, Degraded: st.Degraded(), Inconsistent: st.Inconsistent(), DeviceID: -1, ServerPID: os.Getpid(),
 		Disk: c.Disk, DiskBytes: c.DiskBytes, Log: c.Log, LogBytes: c.LogBytes, LogUsedBytes: st.Cache.LogUsed, DirtyBytes: dirty, Volume: st.Volume.String(), Term: st.Term.Number,
-		Marks: st.Marks.String(), Mode: st.Mode.String(), OnDisconnect: st.OnDisconnect.String(), Encrypted: !c.Plain, Remote: c.Remote, RemoteInUse: using, Peer: st.Peer, Listen: c.Listen, Connected: st.Connected, LastError: st.LastError, Control: st.Control, ControlReason: st.ControlWhy,
+		Marks: st.Marks.String(), Mode: st.Mode.String(), OnDisconnect: st.OnDisconnect.String(), Encrypted: !c.Plain, Remote: c.Remote, RemoteInUse: using, Peer: st.Peer, Listen: c.Listen, PeerKey: c.PeerKey, Connected: st.Connected, LastError: st.LastError, Control: st.Control, ControlReason: st.ControlWhy,
 		Sealed: st.Sealed, Durable: st.Durable, Destaged: st.Destaged, Shipped: st.Shipped, Received: st.Received, RemoteDurable: st.RemoteDurable, LagSegments: st.LagSegments,
 		RoundTripMicros: float64(st.RoundTripNanos) / 1e3, SinceSeconds: float64(st.SinceNanos) / 1e9, PeerReads: st.PeerReads,
 		Reads: st.Cache.Reads, Writes: st.Cache.Writes, WrittenBytes: st.Cache.WrittenBytes, DestagedBytes: st.Cache.DestagedBytes, SupersededBytes: st.Cache.SupersededBytes,
 		Commits: st.Cache.Commits, Throttled: st.Cache.Throttled, LogReadBytes: st.Cache.LogReadBytes, UptimeSeconds: time.Since(s.begun).Seconds(),
-		HeartbeatSeconds: float64(st.HeartbeatNanos) / 1e9, PeerDeadSeconds: float64(st.PeerDeadNanos) / 1e9,
+		HeartbeatSeconds: float64(st.HeartbeatNanos) / 1e9, PeerDeadSeconds: float64(st.PeerDeadNanos) / 1e9, Limits: limits(&st),
 		RateLimit: st.RateLimit, SentBytes: st.SentBytes, RawBytes: st.RawBytes, ElidedBytes: st.Pack.ElidedBytes,
 		Compress: "off", Compressing: st.Compressing, CompressTried: st.Pack.Tried, CompressShrunk: st.Pack.Shrunk, CompressSkipped: st.Pack.Skipped}
 	if st.Compress {
@@ -172,7 +176,7 @@ func (s *Server) Status() (any, error) {
 	v.RefillBytes, v.RefillTotal = st.RefillDone, st.RefillTotal
 	v.catchUp(&st.CatchUp)
 	v.Latency, v.Metrics = s.traced(), s.exports.status()
-	v.Paused = s.c.paused()
+	v.Paused = s.conf().paused()
 	if s.live {
 		v.Device, v.DeviceID = s.dev.Path(), s.dev.ID()
 	}
@@ -238,6 +242,7 @@ func (v *Status) cache(s *dcd.Status) {
 	v.WriteReduction = ratio(float64(s.SupersededBytes)*100, float64(s.SupersededBytes+s.DestagedBytes))
 	v.Discards, v.WriteZeroes, v.ZeroedBytes, v.ZeroExtents, v.ZeroPending = s.Discards, s.Zeroes, s.ZeroedBytes, s.ZeroExtents, s.ZeroBytes
 	v.ReadRAM, v.ReadLog, v.ReadDisk, v.ReadZero = s.ReadRAM, s.ReadLog, s.ReadData, s.ReadZero
+	v.DamagedReads, v.Mended = s.Rotten, s.Mended
 	hits := float64(s.ReadRAM + s.ReadLog + s.ReadZero)
 	v.HitPercent = ratio(hits*100, hits+float64(s.ReadData+s.ReadPeer))
 }
@@ -276,7 +281,7 @@ const stoppedWait = 3 * time.Second
 
 // describeLog says what the log is and what its loss would cost.
 func (s *Server) describeLog() []string {
-	c := s.c
+	c := s.conf()
 	cost := "if it is lost, what is not destaged yet is lost with it"
 	if c.Remote != "" || c.Listen != "" {
 		cost = "if it is lost, the peer stands in for it while it is in sync"
@@ -306,7 +311,7 @@ func sameDevice(a, b *os.File) bool {
 
 // describeReplication says where the second copy is and what each write waits for.
 func (s *Server) describeReplication() string {
-	c := s.c
+	c := s.conf()
 	if c.Remote == "" && c.Listen == "" {
 		return "no second copy: --remote names a machine that runs `robib-ublk serve`"
 	}

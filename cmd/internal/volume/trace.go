@@ -27,7 +27,7 @@ var (
 func (s *Server) trace(dev *ublk.Device) {
 	t := &s.tracing
 	t.mu.Lock()
-	if s.c.NoLatency {
+	if s.conf().NoLatency {
 		t.why = errProbesOff
 		t.mu.Unlock()
 		return

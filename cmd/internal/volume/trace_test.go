@@ -11,12 +11,12 @@ import (
 
 // Without probes the command says why, also while another command is under way; nothing else depends on them.
 func TestWhyNotTraced(t *testing.T) {
-	s := &Server{c: &Config{NoLatency: true}}
+	s := newServer(ServerOptions{Config: &Config{NoLatency: true}})
 	s.trace(nil)
 	if s.traced() != errProbesOff.Error() {
 		t.Errorf("off, but %q", s.traced())
 	}
-	s = &Server{}
+	s = newServer(ServerOptions{Config: &Config{}})
 	s.commit.Lock()
 	ask := func() error {
 		_, err := s.Do(context.Background(), latency.Command, control.Args{}, nil)
