@@ -53,7 +53,7 @@ var vmBatches = []batch{
 		newer:  "TestFioAsync|TestMarker|TestReplaceDisk|TestReplaceLog"},
 	{pkg: "./cmd/lab/e2e", all: "TestExt4"},
 	{pkg: "./cmd/lab/e2e", all: "TestXFS", oldest: "TestDataDisks", newer: "TestSwapRoles|TestOldPrimaryReturns|TestSwapTwentyTimes|TestSwapUnderKills"},
-	{pkg: "./cmd/lab/e2e", cpus: inTurn, all: "TestLatency|TestLatencyQueues", newer: "TestMetrics"},
+	{pkg: "./cmd/lab/e2e", cpus: inTurn, all: "TestLatency|TestLatencyQueues|TestOwnStamps", newer: "TestMetrics"},
 	{pkg: "./cmd/lab/e2e", cpus: counted, all: "TestLatencyExact.*"},
 	{pkg: "./cmd/lab/e2e",
 		all:    "TestChurn",
