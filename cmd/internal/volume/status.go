@@ -333,7 +333,11 @@ func (s *Server) describeReplication() string {
 	if st.RoundTripNanos > 0 {
 		rtt = fmt.Sprintf("round trip %.2f ms", float64(st.RoundTripNanos)/1e6)
 	}
-	return fmt.Sprintf("replication: this machine → %s, %s, %s; now %s", to, rtt, wait, st.State)
+	line := fmt.Sprintf("replication: this machine → %s, %s, %s; now %s", to, rtt, wait, st.State)
+	if st.State == mirror.StateWaiting {
+		line += fmt.Sprintf(": I/O waits until it was asked whether it was promoted (`robib-ublk recover %s --start-alone` serves without)", c.Name)
+	}
+	return line
 }
 
 var _ control.Handler = (*Server)(nil)
