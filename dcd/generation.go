@@ -350,6 +350,7 @@ func (g *generation) readOn() {
 			return
 		}
 	}
+	g.have = nil
 	n := min(int64(len(g.buf)), int64(g.end-g.at))
 	g.ask(g.c.log.Device(), blk.Request{Op: blk.Read, Offset: g.c.log.DeviceOffset(g.at), Length: n, Buf: g.buf[:n]})
 }

@@ -48,6 +48,7 @@ func (g *genSim) drive() (blk.Instant, error) {
 
 func (g *genSim) until(ok func() bool) error {
 	for g.c.Kick(g.w.Time()); !ok(); g.c.Kick(g.w.Time()) {
+		g.c.Kick(g.w.Time()) // batches come, too, that bring nothing
 		if _, err := g.drive(); err != nil {
 			return err
 		}
@@ -265,5 +266,44 @@ func generations(every int) error {
 func TestGenerationPowerCuts(t *testing.T) {
 	if err := generations(1); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Blocks that one read of the log does not bring all reach the data disk.
+func TestLargeGeneration(t *testing.T) {
+	const size, block = 8 << 20, 320 << 10
+	w := blktest.NewWorld(1)
+	g := &genSim{w: w, data: blktest.NewDisk(w, "data", size, 50_000), log: blktest.NewDisk(w, "log", 4*size, 20_000), left: 1 << 30}
+	var err error
+	if g.buf, err = blk.Alloc(block + 4096); err != nil {
+		t.Fatal(err)
+	}
+	s := seglog.Super{Volume: seglog.UUID{1}, Log: seglog.UUID{2}, Term: seglog.Term{Number: 1, ID: 1}, DiskBytes: size, DiskBlock: 512, ChunkBytes: 1 << 20, MaxSegmentBytes: 64 << 10}
+	if err := errors.Join(seglog.Create(g.log, s, w.Drive), g.open()); err != nil {
+		t.Fatal(err)
+	}
+	l := g.c.Log()
+	if err := g.c.BeginStage(seglog.Point{LSN: 5, PrevHash: 7}, l.StageSpace(), 1, func(*seglog.Super) {}, g.drive); err != nil {
+		t.Fatal(err)
+	}
+	g.next = make([]byte, size)
+	for off := int64(0); off < size; off += block {
+		n := min(block, size-off)
+		g.change(g.next, off, n)
+		u, was := l.StageUnit(), g.back
+		copy(g.buf[u:], g.next[off:off+n])
+		if ok, _ := g.c.Stage(&blk.Request{Op: blk.Write, Offset: off, Length: n, Buf: g.buf, Owner: g}, false); !ok {
+			t.Fatal("no room")
+		}
+		if err := g.until(func() bool { return g.back > was }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.c.ShowStage(func(s *seglog.Super) { s.StageBlocks = l.StagedBlocks() })
+	if err := g.until(func() bool { return !g.c.Applying() && !g.c.Busy() }); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(g.data.Bytes(), g.next) {
+		t.Error("the data disk is not what was staged")
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/robib-ublk/robib/ublk/blk"
 )
 
-// garbage is what the buffer of a failed read holds: nobody may take it for data.
+// garbage is what the buffer of a read holds while it is in flight, and when it failed: nobody may take it for data.
 const garbage = 0xdb
 
 // Disk is a simulated disk with a volatile cache: a write is durable when it had FUA or when a
@@ -102,6 +102,8 @@ func (d *Disk) Submit(r *blk.Request) {
 		f.w = &write{off: r.Offset, data: make([]byte, r.Length)}
 	case blk.Flush:
 		f.covered = append(f.covered, d.cached...)
+	case blk.Read:
+		spoil(r.Buf[:r.Length]) // the device may write there from now on
 	}
 	if f.w != nil {
 		f.w.void = make([]bool, len(f.w.data)/512)
@@ -188,8 +190,12 @@ func (d *Disk) read(r *blk.Request, err syscall.Errno) {
 		copy(r.Buf[:r.Length], d.seen[r.Offset:r.Offset+r.Length])
 		return
 	}
-	for i := range r.Buf[:r.Length] {
-		r.Buf[i] = garbage
+	spoil(r.Buf[:r.Length])
+}
+
+func spoil(b []byte) {
+	for i := range b {
+		b[i] = garbage
 	}
 }
 
