@@ -180,7 +180,7 @@ func TestSwapSimulation(t *testing.T) {
 		}
 		t.Logf("%v: %d seeds, roles %v", mode, n, ways)
 		for _, w := range []string{"swapped", "kept"} {
-			if ways[w] == 0 {
+			if ways[w] == 0 && !blktest.Raced { // so few seeds need not meet all
 				t.Errorf("%v: never: %s", mode, w)
 			}
 		}
