@@ -11,6 +11,7 @@ import (
 // that is staged there. What it held before is in /tmp/before.
 func outOfTheLog(t *testing.T) *pair {
 	t.Helper()
+	run(t, "sh", "-c", "rm -f /var/log/robib-ublk/p.log /var/log/robib-ublk/s.log") // of the tests before
 	p := newPair(t, "sync")
 	run(t, "dd", "if=/dev/urandom", "of="+p.Dev, "bs=1M", "count=24", "oflag=direct")
 	until(t, "level", func() bool { return stat(t, "p").State == "in sync" })
