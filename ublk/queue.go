@@ -228,15 +228,14 @@ func (q *Queue) release() error {
 type ringPort struct {
 	loop *uring.Loop
 	f    *os.File // the char node, of all queues
-	slot int32
+	fd   int32    // no slot of the ring's: a dead server's ring keeps those until its last I/O is back, and the driver lets nobody else in before
 	qid  uint16
 	id   uint64
 }
 
 func (p *ringPort) command(op uint32, tag uint16, result int32, buf []byte) {
 	e := p.loop.Get()
-	e.PrepURingCmd(p.slot, op)
-	e.Flags = uring.FixedFile
+	e.PrepURingCmd(p.fd, op)
 	e.UserData = p.id | uint64(tag)
 	putIO(p.loop.Ring().Cmd(e), p.qid, tag, result, buf)
 }

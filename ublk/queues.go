@@ -14,7 +14,6 @@ import (
 type Queues struct {
 	loop *uring.Loop
 	f    *os.File // the char node
-	slot int32
 	list []*Queue
 	left int // queues that the driver still serves
 
@@ -29,16 +28,13 @@ func NewQueues(loop *uring.Loop, d *Device, dev blk.Device) (*Queues, error) {
 		return nil, fmt.Errorf("ublk device %d: %w", d.ID(), err)
 	}
 	s := &Queues{loop: loop, f: f}
-	if s.slot, err = loop.RegisterFile(int(f.Fd())); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
 	for qid := range d.info.nrHWQueues {
-		q, err := newQueue(&ringPort{loop: loop, f: f, slot: s.slot, qid: qid}, d, dev)
+		q, err := newQueue(&ringPort{loop: loop, f: f, fd: int32(f.Fd()), qid: qid}, d, dev)
 		if err != nil {
 			// The driver has the tags of those that were armed: only the end of the ring gives them back.
 			err = fmt.Errorf("ublk device %d: %w", d.ID(), err)
 			if len(s.list) == 0 {
-				err = errors.Join(err, loop.UnregisterFile(s.slot), f.Close())
+				err = errors.Join(err, f.Close())
 			}
 			return nil, err
 		}
@@ -99,5 +95,5 @@ func (s *Queues) Close() error {
 	for _, q := range s.list {
 		errs = append(errs, q.close())
 	}
-	return errors.Join(append(errs, s.loop.UnregisterFile(s.slot), s.f.Close())...)
+	return errors.Join(append(errs, s.f.Close())...)
 }

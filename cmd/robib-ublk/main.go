@@ -51,6 +51,7 @@ type CLI struct {
 
 	Supervise superviseCmd `cmd:"" hidden:""`
 	Server    serverCmd    `cmd:"" hidden:""`
+	ProbeDisk probeDiskCmd `cmd:"" hidden:""`
 }
 
 // exitError ends the program with a code and, unless empty, one line.

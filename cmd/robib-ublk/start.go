@@ -42,6 +42,7 @@ func (s *serving) args(reattach bool) []string {
 // spec is what the supervisor runs with the files that it was given.
 func (s *serving) spec(c *volume.Config, in supervise.Inherited) supervise.Spec {
 	return supervise.Spec{Name: s.Name, Exe: self(), Args: s.args(false), Reattach: s.args(true), Disk: in.Disk, Log: in.Log, Ready: in.Ready, Logf: logf, Stderr: os.Stderr,
+		Deadline: func() time.Duration { return volume.GiveUpAfter(s.Name) }, Probe: []string{"probe-disk"},
 		Another: func(disk, log *os.File) (*os.File, *os.File) {
 			c, disk, log = volume.Reopen(c, disk, log, logf)
 			return disk, log
@@ -183,6 +184,12 @@ func (s *superviseCmd) Run(*CLI) error {
 	}
 	return err
 }
+
+// probeDiskCmd asks a disk for its supervisor whether it answers.
+type probeDiskCmd struct{}
+
+// Run reads from the disk.
+func (*probeDiskCmd) Run(*CLI) error { return supervise.Probe() }
 
 // serverCmd is the process that serves one volume; started by its supervisor only.
 type serverCmd struct{ serving }

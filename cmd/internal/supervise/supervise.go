@@ -38,6 +38,11 @@ type Spec struct {
 	Disk, Log *os.File // opened exclusively by the caller; passed on, kept open here
 	Ready     *os.File // passed to the first server only; may be nil
 
+	// Deadline is asked, when a server has died, how long its last I/O may keep disk and log from the next one
+	// before that of them which does not answer counts as failed; 0, or nil: for ever.
+	Deadline func() time.Duration
+	Probe    []string // arguments of a process that calls Probe
+
 	// Another gives, before each later server, what takes Disk's or Log's place: itself when it stays,
 	// nil when there is nothing any more. It closes what it replaces. May be nil.
 	Another func(disk, log *os.File) (*os.File, *os.File)
@@ -55,7 +60,7 @@ func Run(ctx context.Context, s Spec) error {
 	args, ready, crashes, died := s.Args, s.Ready, 0, int64(0)
 	for {
 		begun := time.Now()
-		code, end, err := once(ctx, s, args, ready, died)
+		code, end, err := once(ctx, &s, args, ready, died)
 		if ready != nil {
 			ready.Close()
 			ready = nil
@@ -99,7 +104,7 @@ func Run(ctx context.Context, s Spec) error {
 
 // once runs one server to its end and waits until its rings are gone. code is 128+N for signal N; died is
 // when it was found dead, in ns of Boottime, 0 if it had never served; before is that of one before it.
-func once(ctx context.Context, s Spec, args []string, ready *os.File, before int64) (code int, died int64, err error) {
+func once(ctx context.Context, s *Spec, args []string, ready *os.File, before int64) (code int, died int64, err error) {
 	eof, w, err := os.Pipe()
 	if err != nil {
 		return 0, 0, fmt.Errorf("%s: pipe: %w", s.Name, err)
@@ -154,9 +159,7 @@ func once(ctx context.Context, s Spec, args []string, ready *os.File, before int
 	if err != nil && !errors.As(err, &exit) {
 		return code, died, fmt.Errorf("%s: wait for the server: %w", s.Name, err)
 	}
-	waitGone(eof, func() {
-		s.Logf("%s: waiting for the dead server's last I/O to end before the next one may start", s.Name)
-	})
+	s.waitGone(eof)
 	return code, died, nil
 }
 
@@ -172,12 +175,4 @@ func hasByte(r *os.File) bool {
 		return true
 	})
 	return err == nil && n == 1
-}
-
-// waitGone blocks until every ring that held the pipe's write end is gone. It is never forced:
-// a write that the kernel still has may land at any time until then.
-func waitGone(eof *os.File, say func()) {
-	late := time.AfterFunc(sayAfter, say)
-	defer late.Stop()
-	io.Copy(io.Discard, eof)
 }

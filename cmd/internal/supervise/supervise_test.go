@@ -12,6 +12,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestMain lets the test binary play the server: its first argument says how it behaves.
@@ -31,6 +34,7 @@ func server(args []string) int {
 	switch args[0] {
 	case "stop":
 		fmt.Fprintln(os.Stderr, "served", strings.Join(args, " "))
+		fmt.Fprintln(os.Stderr, "has disk", in.Disk != nil, "log", in.Log != nil)
 		if in.Disk != nil {
 			b, err := io.ReadAll(in.Disk)
 			fmt.Fprintf(os.Stderr, "disk %s %v\n", b, err)
@@ -55,9 +59,30 @@ func server(args []string) int {
 			}
 		}
 		return 9
+	case "probe":
+		if f, err := os.OpenFile(args[1], os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600); err == nil {
+			f.WriteString(".")
+			f.Close()
+		}
+		b := make([]byte, 4)
+		if in.Disk.ReadAt(b, 0); string(b) == "hung" {
+			os.Open(args[2]) // a FIFO
+		}
+		if err := Probe(); err != nil {
+			return ExitRefused
+		}
+		return 0
 	case "refuse":
 		return ExitRefused
 	case "orphan": // dies while a child still holds the pipe, as a ring's late I/O does
+		if len(args) > 1 { // until somebody opens a FIFO
+			c := exec.Command("/bin/sh", "-c", "read x < "+args[1])
+			c.ExtraFiles = []*os.File{in.Pipe}
+			if err := c.Start(); err != nil {
+				return ExitRefused
+			}
+			return 9
+		}
 		c := exec.Command("/bin/sh", "-c", "read x; echo late >&2")
 		r, w, _ := os.Pipe()
 		c.Stdin, c.Stderr, c.ExtraFiles = r, os.Stderr, []*os.File{in.Pipe}
@@ -183,6 +208,64 @@ func TestTheMomentOfTheDeathIsPassedOn(t *testing.T) {
 	}
 	if died[0] != 0 || died[1] != 0 || died[2] <= at[1] || died[2] >= at[2] || died[3] != died[2] {
 		t.Fatalf("told %v, at %v", died, at)
+	}
+}
+
+// Past the deadline a disk that does not answer is not waited for, whose last I/O never comes; the other one stays.
+// While both answer, it is waited for, however long that takes.
+func TestADiskThatHangsIsGivenUp(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, content string) *os.File {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	for _, disk := range []string{"hung", "good"} {
+		var out sink
+		fifo, note := filepath.Join(dir, disk+".fifo"), filepath.Join(dir, disk+".note")
+		if err := unix.Mkfifo(fifo, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := spec(t, &out, "orphan", "stop")
+		s.Args = append(s.Args, fifo)
+		s.Disk, s.Log, s.Probe = file("disk", disk), file("log", "good"), []string{"server", "probe", note, fifo}
+		s.Deadline = func() time.Duration { return 20 * time.Millisecond }
+		let := func() { // the last I/O comes back
+			f, err := os.OpenFile(fifo, os.O_WRONLY, 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			f.Close()
+		}
+		asked := func() int { b, _ := os.ReadFile(note); return len(b) }
+		if disk == "good" {
+			go func() {
+				tick := time.NewTicker(time.Millisecond)
+				defer tick.Stop()
+				for asked() < 4 { // twice each
+					<-tick.C
+				}
+				let()
+			}()
+		}
+		err := Run(context.Background(), s)
+		if disk == "hung" {
+			let()
+		}
+		got, hung := out.b.String(), disk == "hung"
+		if err != nil || hung != (asked() == 2) {
+			t.Fatalf("%s: %v, asked %d times\n%s", disk, err, asked(), got)
+		}
+		if hung != strings.Contains(got, "the disk has failed") || !strings.Contains(got, fmt.Sprintf("has disk %v log true", !hung)) || strings.Contains(got, "the log has failed") {
+			t.Errorf("%s:\n%s", disk, got)
+		}
 	}
 }
 

@@ -1,12 +1,15 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
+	"github.com/robib-ublk/robib/dcd"
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/ublk/blk"
 	"github.com/robib-ublk/robib/ublk/blk/filedev"
@@ -182,7 +185,7 @@ func Reopen(c *Config, disk, log *os.File, logf func(format string, args ...any)
 	}
 	p := &Prepared{Config: n}
 	one := func(what, was, is string, f *os.File, mine **os.File) *os.File {
-		if samePath(was, is) {
+		if samePath(was, is) && (f != nil || what == "log") { // a disk that had failed may have been filled anew since
 			return f
 		}
 		if f != nil {
@@ -192,7 +195,9 @@ func Reopen(c *Config, disk, log *os.File, logf func(format string, args ...any)
 			err = p.check()
 		}
 		if err != nil {
-			logf("%s: its server replaced the %s, and the new one cannot be had: %v", n.Name, what, err)
+			if !samePath(was, is) {
+				logf("%s: its server replaced the %s, and the new one cannot be had: %v", n.Name, what, err)
+			}
 			p.Close()
 			*mine = nil
 		}
@@ -201,4 +206,14 @@ func Reopen(c *Config, disk, log *os.File, logf func(format string, args ...any)
 		return f
 	}
 	return n, one("disk", c.Disk, n.Disk, disk, &p.Disk), one("log", c.Log, n.Log, log, &p.Log)
+}
+
+// GiveUpAfter is how long a dead server's last I/O may keep a disk of a volume from the next one before the disk counts
+// as failed; 0: for ever, where no peer could stand in.
+func GiveUpAfter(name string) time.Duration {
+	c, err := LoadConfig(name)
+	if err != nil || c.Role != Primary || c.Remote == "" && c.Listen == "" {
+		return 0
+	}
+	return cmp.Or(time.Duration(c.DiskDeadline)*time.Millisecond, dcd.DefaultDiskNanos)
 }

@@ -237,6 +237,10 @@ func TestReplaceDisk(t *testing.T) {
 		t.Fatalf("for the next server: %s", said)
 	}
 	f.Close()
+	if _, f, _ = Reopen(c, nil, nil, note); f == nil || f.Name() != next {
+		t.Fatalf("a disk that one server had to do without: %s", said)
+	}
+	f.Close()
 	m.pri = m.serve(Request{Role: Primary, Name: "a", Disk: next})
 	m.inSync()
 	if err := replace(next, false); err != nil {

@@ -94,6 +94,37 @@ func TestHangingDisk(t *testing.T) {
 	p.end()
 }
 
+// The server is killed while its disk hangs: past the disk's deadline the next one goes on without it, under the same
+// device, and the peer stands in. Nobody gets the disk before it has answered.
+func TestKilledWhileTheDiskHangs(t *testing.T) {
+	d := newMapped(t, "hanging", dataA)
+	p := newPairOn(t, "sync", d.path(), logA)
+	robib(t, "set", "p", "disk-deadline=10s")
+	ended, wait := background(t, p.Dev, job{"4k", 16, 1})
+	pause(ended, 2)
+	run(t, "dmsetup", "suspend", "--nolockfs", "--noflush", d.name)
+	go try("robib-ublk", "destage", "p") // so that the disk is asked
+	pause(ended, 2)
+	run(t, "kill", "-9", itoa(stat(t, "p").ServerPID))
+	until(t, "remote", func() bool { return stat(t, "p").State == "remote" })
+	if s := stat(t, "p"); s.Device != p.Dev {
+		t.Errorf("the device is %q, was %q", s.Device, p.Dev)
+	}
+	if log := events(t, "p"); !strings.Contains(log, "the disk has failed, 10s after the server died") || strings.Contains(log, "the log has failed") {
+		t.Error(log)
+	}
+	run(t, "dd", "if="+p.Dev, "of=/dev/null", "bs=1M", "count=64", "iflag=direct")
+	refused(t, 1, "in use", "replace-disk", "p", "--disk", d.path(), "--overwrite")
+	run(t, "dmsetup", "resume", d.name)
+	wait()
+	until(t, "the dead server's ring lets go of the disk", func() bool {
+		_, err := try("robib-ublk", "replace-disk", "p", "--disk", d.path(), "--overwrite")
+		return err == nil
+	})
+	inSync(t, "p")
+	p.end()
+}
+
 // The log is far smaller than what is written: it wraps many times, under fio and under a file system.
 func TestLogWraps(t *testing.T) {
 	blank(t, dataA, logA)
