@@ -57,8 +57,8 @@ var vmBatches = []batch{
 	{pkg: "./cmd/lab/e2e", cpus: counted, all: "TestLatencyExact.*"},
 	{pkg: "./cmd/lab/e2e",
 		all:    "TestChurn",
-		oldest: "TestReadErrors|TestHangingDisk|TestLogWraps|TestRottenLog|TestPowerCuts|TestUsedBehind|TestOlderLog|TestLogLostAlone|TestAnotherUser",
-		newer:  "TestBadCable|TestSlowLink|TestBackEachOther|TestDelThenAddCompares|TestHostileConnections|TestClockJumps|TestBothDie"},
+		oldest: "TestReadErrors|TestHangingDisk|TestLogWraps|TestRottenLog|TestPowerCuts|TestUsedBehind|TestOlderLog|TestLogLostAlone|TestAnotherUser|TestKilledWhileTheDiskHangs|TestStagedSync",
+		newer:  "TestBadCable|TestSlowLink|TestBackEachOther|TestDelThenAddCompares|TestHostileConnections|TestClockJumps|TestBothDie|TestPromoteInTheMiddleOfASync"},
 }
 
 // Kinds of machines that are no number of CPUs.
