@@ -92,6 +92,7 @@ func TestLatencyQueues(t *testing.T) {
 // Where probes cannot be attached the server counts by its own stamps: every request, in stages that add
 // up, and each report says what it is.
 func TestOwnStamps(t *testing.T) {
+	withProbes(t)                                                     // asked for, that is
 	run(t, "mount", "--bind", "/dev/null", "/sys/kernel/btf/vmlinux") // as on a kernel without BTF
 	t.Cleanup(func() { run(t, "umount", "/sys/kernel/btf/vmlinux") })
 	blank(t, dataA, logA)
