@@ -429,10 +429,14 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	c.noteLog()
 	wake = min(wake, c.r.kick(now))
 	c.acknowledge(now)
-	c.m.kick()
+	if c.m.asked {
+		c.m.kick()
+	}
 	wake = min(wake, c.d.kick(now))
 	c.b.kick()
-	wake = min(wake, c.gen.kick(now))
+	if !c.gen.rests() {
+		wake = min(wake, c.gen.kick(now))
+	}
 	c.y.kick()
 	if !c.held || c.stopped {
 		for r := c.parked.Pop(); r != nil; r = c.parked.Pop() {

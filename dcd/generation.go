@@ -147,6 +147,11 @@ func (g *generation) free() error {
 // busy reports whether anything is in flight.
 func (g *generation) busy() bool { return g.out > 0 || g.asked }
 
+// rests reports whether there is nothing to do: no stage, and nobody who waited for one.
+func (g *generation) rests() bool {
+	return !g.back && g.out == 0 && !g.asked && g.waiting.Head() == nil && g.c.log.Super().StageBytes == 0
+}
+
 // touch notes that a block holds a range.
 func (g *generation) touch(off, n int64) {
 	printsIn(off, off+n, g.c.info.SizeBytes, func(k int, _ int64) { g.touched[k] = true })

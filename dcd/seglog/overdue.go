@@ -12,25 +12,35 @@ func (l *Log) overdue(now int64) (wake int64) {
 	if l.deadline == 0 || l.failed != nil || l.dev == nil {
 		return wake
 	}
-	late := func(busy bool, since *int64, what string) {
-		if *since == 0 {
-			*since = now // it began before anybody said what time it is
-		}
-		switch at := *since + l.deadline; {
-		case !busy:
-		case now > at:
-			l.Fail(fmt.Errorf("seglog: the log device did not answer %s within %d s", what, l.deadline/1e9))
-		default:
-			wake = min(wake, at+1)
-		}
+	if l.appBusy {
+		wake = min(wake, l.late(now, &l.appAt, "an append"))
 	}
-	late(l.appBusy, &l.appAt, "an append")
-	late(l.sup.busy, &l.sup.at, "a superblock write")
-	late(l.stage.out > 0, &l.stage.since, "a block of a sync")
-	late(l.dirty.busy, &l.dirty.at, "a write of the dirty map")
-	late(l.sums.busy, &l.sums.at, "a write of a summary")
+	if l.sup.busy {
+		wake = min(wake, l.late(now, &l.sup.at, "a superblock write"))
+	}
+	if l.dirty.busy {
+		wake = min(wake, l.late(now, &l.dirty.at, "a write of the dirty map"))
+	}
+	if l.sums.busy {
+		wake = min(wake, l.late(now, &l.sums.at, "a write of a summary"))
+	}
 	for _, r := range l.readers {
-		late(r.state == fetching, &r.askedAt, "a read")
+		if r.state == fetching {
+			wake = min(wake, l.late(now, &r.askedAt, "a read"))
+		}
 	}
 	return wake
+}
+
+// late says when what has been under way since then is overdue, and that it is.
+func (l *Log) late(now int64, since *int64, what string) (wake int64) {
+	if *since == 0 {
+		*since = now // it began before anybody said what time it is
+	}
+	at := *since + l.deadline
+	if now > at {
+		l.Fail(fmt.Errorf("seglog: the log device did not answer %s within %d s", what, l.deadline/1e9))
+		return blk.Never
+	}
+	return at + 1
 }

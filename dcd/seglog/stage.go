@@ -229,6 +229,9 @@ func (l *Log) submitStage(q *stageReq, r *blk.Request) {
 
 // kickStage gives back what the device has answered.
 func (l *Log) kickStage() {
+	if l.stage.out == 0 {
+		return
+	}
 	for i := range l.stage.reqs {
 		q := &l.stage.reqs[i]
 		if q.caller == nil || !q.done {
