@@ -432,6 +432,7 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	if c.m.asked {
 		c.m.kick()
 	}
+	destages := c.d.phase != resting
 	wake = min(wake, c.d.kick(now))
 	c.b.kick()
 	if !c.gen.rests() {
@@ -452,7 +453,11 @@ func (c *Cache) Kick(now blk.Instant) int64 {
 	if !c.follow && !c.held {
 		wake = min(wake, c.log.Declare(now))
 	}
-	c.log.Kick(now)
+	if destages || c.d.phase != resting || c.full {
+		c.log.Kick(now) // it may give space back
+	} else {
+		c.log.Send()
+	}
 	// Inline completions (a device in memory) are followed up at once.
 	if c.r.done.Head() != nil || c.d.dirty() || c.y.back.Head() != nil || c.waiting.Head() != nil && c.waiting.Head().LSN <= c.ackable() && !c.held {
 		wake = now.Mono

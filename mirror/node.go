@@ -284,6 +284,11 @@ func (n *Node) Kick(now blk.Instant) int64 {
 	if n.begun == 0 {
 		n.begun = now.Mono
 	}
+	if n.primary && !n.hasPeer() {
+		wake := min(n.policy(), n.cache.Kick(now))
+		n.describe()
+		return wake
+	}
 	wake := n.s.kick()
 	n.receive()
 	if n.swap.handed {
@@ -312,10 +317,6 @@ func (n *Node) Kick(now blk.Instant) int64 {
 		n.s.frames = 0
 	}
 	n.describe()
-	if lsn := n.cache.Damaged(); lsn != n.damaged {
-		n.damaged = lsn
-		n.event("log", "", "damaged", fmt.Sprintf("segment %d is not what was written; what was asked for comes from the peer, or fails", lsn))
-	}
 	return wake
 }
 

@@ -112,6 +112,10 @@ var SyncKinds = [...]string{"in place", "staged"}
 
 // describe finds the word for the state, and reports a change of it.
 func (n *Node) describe() {
+	if lsn := n.cache.Damaged(); lsn != n.damaged {
+		n.damaged = lsn
+		n.event("log", "", "damaged", fmt.Sprintf("segment %d is not what was written; what was asked for comes from the peer, or fails", lsn))
+	}
 	s, why := n.word()
 	if s == n.state {
 		return

@@ -67,6 +67,14 @@ func (l *Log) kickSuper() {
 	l.dev.Submit(&s.req)
 }
 
+// Send is the part of Kick that sends what was sealed, or changed, since.
+func (l *Log) Send() {
+	l.push()
+	if l.sup.writing != l.sup.ticket {
+		l.kickSuper()
+	}
+}
+
 // SuperWrites is how often the superblock was written, durably, since the log was made; Probe gives the same number, or more.
 func (l *Log) SuperWrites() uint64 {
 	if l.sup.busy || l.sup.done {
