@@ -82,7 +82,8 @@ func TestReadErrors(t *testing.T) {
 func TestHangingDisk(t *testing.T) {
 	d := newMapped(t, "hanging", dataA)
 	p := newPairOn(t, "sync", d.path(), logA)
-	ended, wait := background(t, p.Dev, job{"4k", 16, 1}, job{"512-128k", 8, 1})
+	robib(t, "set", "p", "disk-deadline=10s")
+	ended, wait := background(t, p.Dev, job{"4k", 8, 1}, job{"512-128k", 8, 1})
 	pause(ended, 2)
 	run(t, "dmsetup", "suspend", "--nolockfs", "--noflush", d.name)
 	go try("robib-ublk", "destage", "p") // so that the disk is asked
@@ -100,7 +101,7 @@ func TestKilledWhileTheDiskHangs(t *testing.T) {
 	d := newMapped(t, "hanging", dataA)
 	p := newPairOn(t, "sync", d.path(), logA)
 	robib(t, "set", "p", "disk-deadline=10s")
-	ended, wait := background(t, p.Dev, job{"4k", 16, 1})
+	ended, wait := background(t, p.Dev, job{"4k", 8, 1})
 	pause(ended, 2)
 	run(t, "dmsetup", "suspend", "--nolockfs", "--noflush", d.name)
 	go try("robib-ublk", "destage", "p") // so that the disk is asked

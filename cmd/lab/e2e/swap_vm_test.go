@@ -26,7 +26,7 @@ func TestSwapTwentyTimes(t *testing.T) {
 		primary, other := names[i%2], names[(i+1)%2]
 		bs := []string{"4k", "512-128k"}[i%2]
 		where := []string{"--offset=" + itoa(128+i%4*8) + "m", "--randseed=" + itoa(i+1)} // each time other bytes
-		fio(t, dev, bs, 4, where...)
+		fio(t, dev, bs, 2, where...)
 		if i%3 == 0 {
 			run(t, "mount", dev, mnt)
 			run(t, "sh", "-c", "dd if=/dev/urandom of="+mnt+"/f"+itoa(i)+" bs=64k count=10 2>/dev/null && sync && md5sum "+mnt+"/f* > /tmp/sums")
@@ -45,7 +45,7 @@ func TestSwapTwentyTimes(t *testing.T) {
 			t.Error(out)
 		}
 		dev = stat(t, other).Device
-		fio(t, dev, bs, 4, append(where, "--verify_only")...)
+		fio(t, dev, bs, 2, append(where, "--verify_only")...)
 		if i%3 == 0 {
 			run(t, "mount", dev, mnt)
 			run(t, "md5sum", "-c", "/tmp/sums")
