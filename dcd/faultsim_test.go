@@ -106,7 +106,7 @@ func runStruck(seed uint64) (what string, refused error, unread int, err error) 
 // A disk that drops or misplaces a write, rots, fails or hangs never makes a read tell anything that was not
 // written there: it is right, or an error, or the log is refused, by name.
 func TestSimulationOfFaults(t *testing.T) {
-	n := blktest.Seeds(t, 700)
+	n := blktest.Seeds(t, 420)
 	refused, unread := [strikes]int{}, [strikes]int{}
 	for seed := range uint64(n) {
 		what, e, lost, err := runStruck(seed)

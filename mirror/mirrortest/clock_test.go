@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/robib-ublk/robib/mirror"
+	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
 
 // The wall clock jumps by years, forth and back, all the time: every history goes as it goes without that.
@@ -17,7 +18,7 @@ func TestClockJumps(t *testing.T) {
 	}
 	defer func() { each = nil }()
 	for _, mode := range []mirror.Mode{mirror.Sync, mirror.SemiSync, mirror.Async} {
-		for seed := range uint64(8) {
+		for seed := range uint64(blktest.Seeds(t, 8)) {
 			each = nil
 			p, err := run(seed, mode, false)
 			if err != nil {
