@@ -9,14 +9,8 @@ import (
 	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
 
-// Whatever a summary page holds behind its head, whose checksum is right, is refused or keeps to the disk and the log.
-func FuzzSummary(f *testing.F) {
-	if b, err := os.ReadFile("testdata/summary-v1.bin"); err == nil {
-		f.Add(b[sumHeader:], uint16(8))
-	} else {
-		f.Fatal(err)
-	}
-	f.Add([]byte{0x80, 0x80}, uint16(1))
+// fuzzed is a log whose pages are written past it.
+func fuzzed(f *testing.F) (*blktest.World, *blktest.Disk, *Log) {
 	w := blktest.NewWorld(1)
 	d := blktest.NewDisk(w, "log", 512<<10, 1000)
 	if err := Create(d, newSuper(), w.Drive); err != nil {
@@ -26,6 +20,18 @@ func FuzzSummary(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	return w, d, l
+}
+
+// Whatever a summary page holds behind its head, whose checksum is right, is refused or keeps to the disk and the log.
+func FuzzSummary(f *testing.F) {
+	if b, err := os.ReadFile("testdata/summary-v1.bin"); err == nil {
+		f.Add(b[sumHeader:], uint16(8))
+	} else {
+		f.Fatal(err)
+	}
+	f.Add([]byte{0x80, 0x80}, uint16(1))
+	w, d, l := fuzzed(f)
 	if l.super.CheckpointBytes == 0 {
 		f.Fatal("this log has no place for summaries")
 	}
@@ -69,15 +75,7 @@ func FuzzDirtyMap(f *testing.F) {
 	f.Add([]byte{}, []byte{}, true)
 	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9}, []byte{255, 255}, true)
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255}, []byte{1}, false)
-	w := blktest.NewWorld(1)
-	d := blktest.NewDisk(w, "log", 512<<10, 1000)
-	if err := Create(d, newSuper(), w.Drive); err != nil {
-		f.Fatal(err)
-	}
-	l, err := Open(d, Options{Incarnation: 1}, w.Drive)
-	if err != nil {
-		f.Fatal(err)
-	}
+	w, d, l := fuzzed(f)
 	l.super.Marks |= DirtyMap
 	f.Fuzz(func(t *testing.T, head, bits []byte, good bool) {
 		b := make([]byte, 33<<10)[:2*dirtyPage]
