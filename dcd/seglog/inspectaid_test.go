@@ -4,33 +4,12 @@ import (
 	"hash/crc32"
 	"strings"
 	"testing"
-
-	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
 
 // What recovery believes beside the segments is checked, too: each summary page against the segments,
 // and each page of the dirty map.
 func TestCheckReadsSummariesAndDirtyMap(t *testing.T) {
-	w := blktest.NewWorld(3)
-	dev := blktest.NewDisk(w, "log", 96<<20, 1000)
-	if err := Create(dev, Super{Volume: UUID{1}, Log: UUID{2}, DiskBytes: 1 << 30, DiskBlock: 512, ChunkBytes: 8 << 20}, w.Drive); err != nil {
-		t.Fatal(err)
-	}
-	l, err := Open(dev, Options{Incarnation: 1}, w.Drive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	buf := make([]byte, 64<<10)
-	l.NewReader("hold", 0)
-	for l.Begin(16, 64<<10) {
-		for range 16 {
-			l.Add(Data, int64(w.Rand.IntN(1<<18))*4096, 4096, buf[:4096])
-		}
-		l.Seal(w.Time())
-		for l.Kick(w.Time()); l.InFlight() > 0; l.Kick(w.Time()) {
-			w.Step()
-		}
-	}
+	w, dev, l := longLog(t)
 	ticket := l.dirty.Begin(Point{LSN: 1})
 	l.dirty.Mark(0, 1<<20)
 	l.dirty.Mark(1<<29, 4096)

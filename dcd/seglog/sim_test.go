@@ -349,8 +349,9 @@ func (s *simLog) noSummaries(b []byte) {
 	clear(b[s.l.super.CheckpointOffset:][:s.l.super.CheckpointBytes])
 }
 
-// Recovery of a long log reads little of it, and finds all of it, also where pages are missing.
-func TestRecoveryReadsSummaries(t *testing.T) {
+// longLog is a log full of random 4-KiB writes, which nobody has released.
+func longLog(t *testing.T) (*blktest.World, *blktest.Disk, *Log) {
+	t.Helper()
 	w := blktest.NewWorld(3)
 	dev := blktest.NewDisk(w, "log", 96<<20, 1000)
 	if err := Create(dev, Super{Volume: UUID{1}, Log: UUID{2}, DiskBytes: 1 << 30, DiskBlock: 512, ChunkBytes: 8 << 20}, w.Drive); err != nil {
@@ -371,6 +372,12 @@ func TestRecoveryReadsSummaries(t *testing.T) {
 			w.Step()
 		}
 	}
+	return w, dev, l
+}
+
+// Recovery of a long log reads little of it, and finds all of it, also where pages are missing.
+func TestRecoveryReadsSummaries(t *testing.T) {
+	w, dev, l := longLog(t)
 	for w.Step() {
 		l.Kick(w.Time())
 	}
