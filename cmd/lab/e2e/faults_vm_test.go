@@ -389,7 +389,7 @@ func TestPowerCuts(t *testing.T) {
 		if _, err := out.WriteAt(cut, 0); err != nil {
 			t.Fatal(err)
 		}
-		robib(t, "add", "--name", "cut")
+		robib(t, "add", "--name", "cut", "--accept-log") // it was served on since
 		v := direct(t, stat(t, "cut").Device, 0)
 		b := aligned(4096)
 		for k := range blocks {
