@@ -479,7 +479,7 @@ func TestLatencyExactRecovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "reads wait for the disk", func() bool {
-		return strings.Contains(robib(t, "latency", "inflight", "v", "op", "read"), " server ")
+		return strings.Contains(robib(t, "latency", "inflight", "v", "op", "read"), "server")
 	})
 	kill9(t, "v")
 	traced(t, "v")
