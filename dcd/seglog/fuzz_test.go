@@ -9,8 +9,8 @@ import (
 	"github.com/robib-ublk/robib/ublk/blk/blktest"
 )
 
-// fuzzed is a log whose pages are written past it.
-func fuzzed(f *testing.F) (*blktest.World, *blktest.Disk, *Log) {
+// fuzzed is a small log with room for everything, whose pages tests write past it.
+func fuzzed(f testing.TB) (*blktest.World, *blktest.Disk, *Log) {
 	w := blktest.NewWorld(1)
 	d := blktest.NewDisk(w, "log", 512<<10, 1000)
 	if err := Create(d, newSuper(), w.Drive); err != nil {

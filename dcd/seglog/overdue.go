@@ -18,6 +18,9 @@ func (l *Log) overdue(now int64) (wake int64) {
 	if l.sup.busy {
 		wake = min(wake, l.late(now, &l.sup.at, "a superblock write"))
 	}
+	if l.stage.out > 0 {
+		wake = min(wake, l.late(now, &l.stage.since, "a block of a sync"))
+	}
 	if l.dirty.busy {
 		wake = min(wake, l.late(now, &l.dirty.at, "a write of the dirty map"))
 	}

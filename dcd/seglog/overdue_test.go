@@ -35,6 +35,29 @@ func TestSyncIsBounded(t *testing.T) {
 	}
 }
 
+// So has one that does not answer the block of a stage.
+func TestStageIsBounded(t *testing.T) {
+	w, d, _ := fuzzed(t)
+	l, err := Open(d, Options{Incarnation: 2, Deadline: 5e9}, w.Drive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.BeginStage(Point{LSN: 5}, l.StageSpace(), 1, func(*Super) {}, w.Drive); err != nil {
+		t.Fatal(err)
+	}
+	d.HangNth(blk.Write, 1)
+	b := make([]byte, l.StageCost(4096))
+	if ok, _ := l.Stage(&blk.Request{Length: 4096, Buf: b}, false); !ok {
+		t.Fatal("there is no room for a block")
+	}
+	for now := int64(100e9); now < 110e9; now += 1e9 {
+		l.Kick(blk.Instant{Mono: now})
+	}
+	if err := l.Err(); err == nil || !strings.Contains(err.Error(), "did not answer a block of a sync within 5 s") {
+		t.Error(err)
+	}
+}
+
 // A segment that reaches beyond the disk is not taken, whoever sent it.
 func TestAdoptKeepsToTheDisk(t *testing.T) {
 	w := blktest.NewWorld(1)
