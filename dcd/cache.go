@@ -213,8 +213,7 @@ func (c *Cache) describe(s *seglog.Super) error {
 }
 
 func (c *Cache) prepare() error {
-	c.v.open(c)
-	c.m.c = c
+	c.v.c, c.m.c = c, c
 	if err := c.r.open(c); err != nil {
 		return err
 	}

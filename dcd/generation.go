@@ -114,7 +114,7 @@ func (c *Cache) ShowStage(change func(s *seglog.Super)) (ticket uint64) {
 }
 
 // Staging reports whether the log holds a generation that is not visible; the cache then reads as that will, but
-// for its blocks. Applying: whether it is visible and its blocks are not all on the data disk.
+// for its blocks.
 func (c *Cache) Staging() bool { return c.log.Staging() }
 
 // Applying reports whether blocks of a sync are in the log that belong on the data disk.
@@ -149,7 +149,7 @@ func (g *generation) busy() bool { return g.out > 0 || g.asked }
 
 // rests reports whether there is nothing to do: no stage, and nobody who waited for one.
 func (g *generation) rests() bool {
-	return !g.back && g.out == 0 && !g.asked && g.waiting.Head() == nil && g.c.log.Super().StageBytes == 0
+	return !g.back && !g.busy() && g.waiting.Head() == nil && g.c.log.Super().StageBytes == 0
 }
 
 // touch notes that a block holds a range.

@@ -22,7 +22,7 @@ type mender struct {
 // take is told that the peer has served r's bytes, which the data disk could not, when it held everything up to cleared.
 func (m *mender) take(r *blk.Request, cleared seglog.LSN) {
 	c := m.c
-	if m.asked || m.busy || c.data == nil || c.dataErr != nil || c.remote || c.covered(r.Offset, r.Length) {
+	if m.asked || m.busy || !m.may() || c.covered(r.Offset, r.Length) {
 		return
 	}
 	if int64(len(m.buf)) < r.Length {
@@ -36,6 +36,9 @@ func (m *mender) take(r *blk.Request, cleared seglog.LSN) {
 	m.req = blk.Request{Op: blk.Write, Offset: r.Offset, Length: r.Length, Buf: m.buf[:r.Length], Owner: m}
 	m.cleared, m.asked = cleared, true
 }
+
+// may reports whether there is a data disk to be mended.
+func (m *mender) may() bool { return m.c.data != nil && m.c.dataErr == nil && !m.c.remote }
 
 // covered reports whether the log has anything over a range. What the peer gives of it may then be newer than
 // what the data disk may hold.
@@ -55,18 +58,16 @@ func (c *Cache) covered(off, n int64) bool {
 	return false
 }
 
-// kick writes it while no destage is under way, and only if none has been since: that may have brought something newer.
+// kick writes what is asked for while no destage is under way, and only if none has been since: that may have brought something newer.
 func (m *mender) kick() {
 	c := m.c
-	if m.busy || !m.asked || c.d.phase != resting || c.b.pending() {
+	if m.busy || c.d.phase != resting || c.b.pending() {
 		return
 	}
 	m.asked = false
-	if c.cleared != m.cleared || c.data == nil || c.dataErr != nil || c.remote {
-		return
+	if m.busy = c.cleared == m.cleared && m.may(); m.busy {
+		c.data.Submit(&m.req)
 	}
-	m.busy = true
-	c.data.Submit(&m.req)
 }
 
 // Complete records the end of the write.

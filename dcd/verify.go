@@ -2,8 +2,6 @@ package dcd
 
 import (
 	"errors"
-	"fmt"
-	"hash/crc32"
 	"sort"
 	"syscall"
 
@@ -31,14 +29,16 @@ type table struct {
 // span is one record's payload: where in the segment, how long, and its CRC32C.
 type span struct{ at, n, crc uint32 }
 
-// cover gives the records [i, j) that bytes [at, at+n) of the segment lie in; none when no records do.
-func (t *table) cover(at, n uint32) (i, j int) {
-	i = sort.Search(len(t.recs), func(k int) bool { return t.recs[k].at+t.recs[k].n > at })
-	j = i + sort.Search(len(t.recs)-i, func(k int) bool { return t.recs[i+k].at+t.recs[i+k].n >= at+n }) + 1
+// cover gives the records that part p of segment s lies in, and from where to where they do; none when no records do.
+func (t *table) cover(s *seglog.Segment, p *part) (recs []span, from, to seglog.Pos) {
+	at, end := uint32(p.at-s.Pos), uint32(p.at-s.Pos)+uint32(len(p.want))
+	i := sort.Search(len(t.recs), func(k int) bool { return t.recs[k].at+t.recs[k].n > at })
+	j := i + sort.Search(len(t.recs)-i, func(k int) bool { return t.recs[i+k].at+t.recs[i+k].n >= end }) + 1
 	if j > len(t.recs) || t.recs[i].at > at {
-		return 0, 0
+		return nil, 0, 0
 	}
-	return i, j
+	last := t.recs[j-1]
+	return t.recs[i:j], s.Pos + seglog.Pos(t.recs[i].at), s.Pos + seglog.Pos(last.at+last.n)
 }
 
 // verifier reads the log device for the client.
@@ -49,10 +49,7 @@ type verifier struct {
 	free    [][]byte // bounce buffers
 	made    int
 	starved blk.Queue // parts that wait for one
-	crcs    *crc32.Table
 }
-
-func (v *verifier) open(c *Cache) { v.c, v.crcs = c, crc32.MakeTable(crc32.Castagnoli) }
 
 // submit reads part p, whose place and target are set, with as much around it as it takes to check it.
 func (v *verifier) submit(p *part) {
@@ -67,12 +64,11 @@ func (v *verifier) submit(p *part) {
 	}
 	from, to := s.Pos, s.Pos+seglog.Pos(min(s.Bytes, max(l.HeaderBytes(s.Records), tableAhead)))
 	if p.table != nil {
-		i, j := p.table.cover(uint32(p.at-s.Pos), uint32(len(p.want)))
-		if j == 0 {
+		var recs []span
+		if recs, from, to = p.table.cover(&s, p); recs == nil {
 			v.fail(p, syscall.EIO)
 			return
 		}
-		from, to = s.Pos+seglog.Pos(p.table.recs[i].at), s.Pos+seglog.Pos(p.table.recs[j-1].at+p.table.recs[j-1].n)
 	}
 	block := seglog.Pos(l.Super().BlockBytes)
 	from, to = from/block*block, (to+block-1)/block*block
@@ -104,22 +100,16 @@ func (v *verifier) back(p *part) (done bool) {
 		v.give(p)
 		return true
 	}
-	s, ok := v.c.log.Lookup(p.LSN)
-	err := error(seglog.ErrCorrupt)
-	if ok && p.table == nil {
-		if p.table, err = v.learn(s, p); err == nil && p.base+seglog.Pos(p.Length) < s.Pos+seglog.Pos(s.Bytes) {
-			if _, j := p.table.cover(uint32(p.at-s.Pos), uint32(len(p.want))); j > 0 && s.Pos+seglog.Pos(p.table.recs[j-1].at+p.table.recs[j-1].n) > p.base+seglog.Pos(p.Length) {
+	s, _ := v.c.log.Lookup(p.LSN) // it is pinned
+	if p.table == nil {
+		if p.table = v.learn(&s, p); p.table != nil {
+			if _, _, to := p.table.cover(&s, p); to > p.base+seglog.Pos(p.Length) {
 				v.submit(p) // it lies beyond what was read with the table
 				return false
 			}
 		}
-	} else if ok {
-		err = nil
 	}
-	if err == nil {
-		err = v.check(s, p)
-	}
-	if err != nil {
+	if p.table == nil || !v.check(&s, p) {
 		v.c.count.Rotten++
 		v.c.count.RottenLSN, p.Err = p.LSN, syscall.EIO
 	}
@@ -127,17 +117,11 @@ func (v *verifier) back(p *part) (done bool) {
 	return true
 }
 
-// learn reads the table of segment s out of its beginning, which p brought.
-func (v *verifier) learn(s seglog.Segment, p *part) (*table, error) {
-	if p.base != s.Pos {
-		return nil, seglog.ErrCorrupt
-	}
+// learn reads the table of segment s out of its beginning, which p brought; nil: that is damaged.
+func (v *verifier) learn(s *seglog.Segment, p *part) *table {
 	h, err := seglog.ParseHeader(p.Buf, s.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	if h.Hash != s.Hash || h.Records != s.Records {
-		return nil, seglog.ErrCorrupt
+	if err != nil || p.base != s.Pos || h.Hash != s.Hash || h.Records != s.Records {
+		return nil
 	}
 	h.Raw, h.Pos = p.Buf, s.Pos
 	t := &table{lsn: p.LSN, hash: s.Hash}
@@ -155,25 +139,24 @@ func (v *verifier) learn(s seglog.Segment, p *part) (*table, error) {
 		v.spans -= len((*slot).recs)
 	}
 	*slot = t
-	return t, nil
+	return t
 }
 
-// check compares what p brought with the checksums, and fills its target.
-func (v *verifier) check(s seglog.Segment, p *part) error {
-	i, j := p.table.cover(uint32(p.at-s.Pos), uint32(len(p.want)))
-	if j == 0 {
-		return seglog.ErrCorrupt
+// check compares what p brought with the checksums, and fills its target; false: that is damaged.
+func (v *verifier) check(s *seglog.Segment, p *part) bool {
+	recs, from, to := p.table.cover(s, p)
+	if recs == nil || from < p.base || to > p.base+seglog.Pos(p.Length) {
+		return false
 	}
-	for _, r := range p.table.recs[i:j] {
-		at := s.Pos + seglog.Pos(r.at)
-		if at < p.base || at+seglog.Pos(r.n) > p.base+seglog.Pos(p.Length) || crc32.Checksum(p.Buf[at-p.base:][:r.n], v.crcs) != r.crc {
-			return fmt.Errorf("%w: LSN %d", seglog.ErrCorrupt, p.LSN)
+	for _, r := range recs {
+		if seglog.Checksum(p.Buf[s.Pos+seglog.Pos(r.at)-p.base:][:r.n]) != r.crc {
+			return false
 		}
 	}
 	if p.bounce != nil {
 		copy(p.want, p.Buf[p.at-p.base:])
 	}
-	return nil
+	return true
 }
 
 // close frees the buffers; nothing may be in flight.

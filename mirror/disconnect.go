@@ -43,7 +43,7 @@ func (n *Node) suspend(reason string) {
 		return
 	}
 	n.suspended, n.bound = true, true
-	n.cache.AckLimit = min(n.cache.AckLimit, max(n.ship.durable, n.log.First()-1))
+	n.holdAcks()
 	n.cache.RefuseWrites(n.o.OnDisconnect == Error)
 	n.event("writes", "served", n.o.OnDisconnect.String(), reason)
 }

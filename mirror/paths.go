@@ -17,7 +17,7 @@ func (n *Node) takeDetour(reason string) bool {
 		return false
 	}
 	n.detour = detour{n.now.Mono + n.o.Timing.Paths, n.dialFailures, reason}
-	n.cache.AckLimit = min(n.cache.AckLimit, max(n.ship.durable, n.log.First()-1))
+	n.holdAcks()
 	return true
 }
 

@@ -113,6 +113,11 @@ func (n *Node) inSync() bool {
 	return n.s.up && n.bound && !n.suspended && n.ship.durable >= n.boundAt && n.marks()&seglog.Degraded == 0 && !n.lacks() && n.log.Updated() >= n.safeAt
 }
 
+// holdAcks lets nothing more be acknowledged than what the peer is known to have.
+func (n *Node) holdAcks() {
+	n.cache.AckLimit = min(n.cache.AckLimit, max(n.remoteDurable(), n.log.First()-1))
+}
+
 // unbind makes acknowledgements independent of the peer, once a durable mark says so.
 func (n *Node) unbind(reason string) {
 	if n.o.OnDisconnect != Continue && n.ready && n.marks()&seglog.Degraded == 0 {
@@ -127,8 +132,7 @@ func (n *Node) unbind(reason string) {
 	}
 	n.unboundAt = n.log.Update(func(s *seglog.Super) { s.Marks |= want })
 	if !n.remoteMode {
-		// What the peer had is all that may be acknowledged meanwhile.
-		n.cache.AckLimit = min(n.cache.AckLimit, max(n.remoteDurable(), n.log.First()-1))
+		n.holdAcks()
 		if n.o.Mode == Async && n.ready {
 			n.cache.AckLimit = n.log.Durable()
 		}

@@ -179,9 +179,7 @@ func ParseHeader(b []byte, limit int) (Segment, error) {
 		return s, err
 	}
 	h := b[:n]
-	sum := crc32.Update(0, crcTab, h[:4])
-	sum = crc32.Update(sum, crcTab, zero4[:])
-	if crc32.Update(sum, crcTab, h[8:]) != le.Uint32(b[4:]) {
+	if sumAround(h, 4) != le.Uint32(b[4:]) {
 		return s, fmt.Errorf("%w: header checksum of LSN %d", ErrCorrupt, s.LSN)
 	}
 	s.Hash = xxhash.Sum64(h)
@@ -205,6 +203,16 @@ func readHeader(b []byte, limit int) (s Segment, n int, err error) {
 		return s, 0, errShort
 	}
 	return s, n, nil
+}
+
+// Checksum is the CRC32C of a record's payload.
+func Checksum(payload []byte) uint32 { return crc32.Checksum(payload, crcTab) }
+
+// sumAround is the CRC32C of b, whose checksum field, the four bytes at at, counts as 0.
+func sumAround(b []byte, at int) uint32 {
+	sum := crc32.Update(0, crcTab, b[:at])
+	sum = crc32.Update(sum, crcTab, zero4[:])
+	return crc32.Update(sum, crcTab, b[at+4:])
 }
 
 var zero4 [4]byte
@@ -250,7 +258,7 @@ func Parse(raw []byte, limit int) (Segment, error) {
 		if int64(r.off) != at || r.Length <= 0 || r.Length%sectorBytes != 0 || at+r.Length > int64(s.Bytes) || r.Offset < 0 || r.Offset > 1<<62 {
 			return s, fmt.Errorf("%w: LSN %d record %d has impossible bounds", ErrCorrupt, s.LSN, i)
 		}
-		if crc32.Checksum(s.Payload(r), crcTab) != r.CRC {
+		if Checksum(s.Payload(r)) != r.CRC {
 			return s, fmt.Errorf("%w: LSN %d record %d has a wrong payload checksum", ErrCorrupt, s.LSN, i)
 		}
 		at += r.Length

@@ -2,7 +2,6 @@ package seglog
 
 import (
 	"fmt"
-	"hash/crc32"
 
 	"github.com/robib-ublk/robib/ublk/blk"
 )
@@ -249,7 +248,7 @@ func (l *Log) Add(k Kind, off, length int64, src []byte) Pos {
 	s := &l.open
 	dst := s.Raw[l.openAt : l.openAt+int(length)]
 	copy(dst, src)
-	putRecord(s.Raw[fixedBytes+l.openRec*recordBytes:], k, 0, off, length, crc32.Checksum(dst, crcTab), l.openAt)
+	putRecord(s.Raw[fixedBytes+l.openRec*recordBytes:], k, 0, off, length, Checksum(dst), l.openAt)
 	p := s.Pos + Pos(l.openAt)
 	l.openAt += int(length)
 	l.openRec++

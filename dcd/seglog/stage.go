@@ -266,7 +266,7 @@ func putStaged(b []byte, u int64, id, number uint64, off, length int64, zero boo
 	if zero {
 		le.PutUint32(b[40:], stageZero)
 	} else {
-		le.PutUint32(b[44:], crc32.Checksum(b[u:u+length], crcTab))
+		le.PutUint32(b[44:], Checksum(b[u:u+length]))
 	}
 	le.PutUint32(b[4:], crc32.Checksum(b[:stageHead], crcTab))
 }
@@ -278,10 +278,7 @@ func (l *Log) ParseStaged(b []byte, number uint64) (s Staged, n int64, short, ok
 	if int64(len(b)) < u {
 		return s, u, true, false
 	}
-	sum := crc32.Update(0, crcTab, b[:4])
-	sum = crc32.Update(sum, crcTab, zero4[:])
-	sum = crc32.Update(sum, crcTab, b[8:stageHead])
-	if le.Uint32(b) != stageMagic || le.Uint32(b[4:]) != sum || le.Uint64(b[8:]) != l.super.StageID || le.Uint64(b[16:]) != number {
+	if le.Uint32(b) != stageMagic || le.Uint32(b[4:]) != sumAround(b[:stageHead], 4) || le.Uint64(b[8:]) != l.super.StageID || le.Uint64(b[16:]) != number {
 		return s, 0, false, false
 	}
 	s.Offset, s.Length = int64(le.Uint64(b[24:])), int64(le.Uint64(b[32:]))
@@ -295,7 +292,7 @@ func (l *Log) ParseStaged(b []byte, number uint64) (s Staged, n int64, short, ok
 		return s, n, true, false
 	}
 	s.Payload = b[u : u+s.Length]
-	return s, n, false, crc32.Checksum(s.Payload, crcTab) == le.Uint32(b[44:])
+	return s, n, false, Checksum(s.Payload) == le.Uint32(b[44:])
 }
 
 // openStage finds the blocks of a stage, and where the next one goes.

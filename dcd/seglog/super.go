@@ -202,9 +202,7 @@ func decodeSuper(b []byte) (*Super, error) {
 	if v := le.Uint16(b[8:]); v != superVersion {
 		return nil, &VersionError{v}
 	}
-	sum := crc32.Update(0, crcTab, b[:12])
-	sum = crc32.Update(sum, crcTab, zero4[:])
-	if crc32.Update(sum, crcTab, b[16:slotBytes]) != le.Uint32(b[12:]) {
+	if sumAround(b[:slotBytes], 12) != le.Uint32(b[12:]) {
 		return nil, ErrBadSuper
 	}
 	s := new(Super)
