@@ -130,10 +130,10 @@ func TestZeroing(t *testing.T) {
 	if s := cacheOf(t, "p"); s.Zeroed < 40<<20 || before.Zeroed >= 40<<20 {
 		t.Errorf("%d bytes zeroed on the disk, %d before", s.Zeroed, before.Zeroed)
 	}
-	sum := run(t, "md5sum", p.Dev)
+	was := contents(t, p.Dev)
 	p.end()
-	if got := run(t, "md5sum", dataA); strings.Fields(got)[0] != strings.Fields(sum)[0] {
-		t.Errorf("the disk alone is %s, the volume was %s", got, sum)
+	if contents(t, dataA) != was {
+		t.Error("the disk alone is not what the volume was")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"os/exec"
@@ -267,6 +268,22 @@ func same(t *testing.T, a, b string) {
 			return
 		}
 	}
+}
+
+// contents is a sum of all that a device holds.
+func contents(t *testing.T, dev string) uint32 {
+	t.Helper()
+	f, err := os.Open(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	run(t, "sh", "-c", "echo 3 > /proc/sys/vm/drop_caches")
+	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return h.Sum32()
 }
 
 // fio runs a verifying random write job over size MiB of dev.
