@@ -48,10 +48,10 @@ func (c *control) taken(conn Conn, err error) {
 	}
 	switch {
 	case !c.offered():
-		c.refuse(conn, "there is no session here that it could belong to")
+		c.n.refuse(conn, "there is no session here that it could belong to")
 		return
 	case c.conn != nil:
-		c.refuse(conn, "the session has a control connection")
+		c.n.refuse(conn, "the session has a control connection")
 		return
 	}
 	c.dialing = false
@@ -62,8 +62,9 @@ func (c *control) taken(conn Conn, err error) {
 	conn.Send(f)
 }
 
-func (c *control) refuse(conn Conn, reason string) {
-	conn.Send(c.n.reasonOf(wire.Goodbye, reason))
+// refuse ends a connection that belongs to nothing here, and says why.
+func (n *Node) refuse(conn Conn, reason string) {
+	conn.Send(n.reasonOf(wire.Goodbye, reason))
 	conn.Close()
 }
 
@@ -91,7 +92,7 @@ func (c *control) lost(err error) {
 func (c *control) close(reason string) {
 	switch {
 	case c.up:
-		c.refuse(c.conn, reason)
+		c.n.refuse(c.conn, reason)
 	case c.conn != nil:
 		c.conn.Close()
 	}
@@ -105,7 +106,11 @@ func (c *control) kick() int64 {
 	case !c.offered():
 		return blk.Never
 	case c.conn != nil:
-		if c.heard+dead >= now {
+		switch {
+		case c.conn.Worn():
+			c.lost(errFresh)
+			return blk.Never
+		case c.heard+dead >= now:
 			return c.heard + dead + 1
 		}
 		c.lost(fmt.Errorf("nothing heard for %s", seconds(dead)))
@@ -160,7 +165,7 @@ func (c *control) frame(f *wire.Frame) {
 		c.lost(peerSays(f))
 	case f.Kind == wire.Hello && !c.up:
 		if err := c.gotHello(f); err != nil {
-			c.refuse(c.conn, err.Error())
+			c.n.refuse(c.conn, err.Error())
 			c.lost(err)
 		}
 	case !c.up || f.Kind != wire.Heartbeat && f.Kind != wire.Goodbye:

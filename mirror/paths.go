@@ -11,9 +11,9 @@ type detour struct {
 	reason   string
 }
 
-// takeDetour begins one if there is another path; else, or where writes wait for nobody, the policy acts at once.
+// takeDetour begins one if there is another path, or another connection that takes the lost one's place; else, or where writes wait for nobody, the policy acts at once.
 func (n *Node) takeDetour(reason string) bool {
-	if n.detour.until > 0 || n.o.Net.Paths() < 2 || n.o.Mode == Async && n.o.OnDisconnect == Continue || n.apart || n.suspended {
+	if n.detour.until > 0 || n.o.Net.Paths() < 2 && !n.s.replaces() || n.o.Mode == Async && n.o.OnDisconnect == Continue || n.apart || n.suspended {
 		return false
 	}
 	n.detour = detour{n.now.Mono + n.o.Timing.Paths, n.dialFailures, reason}

@@ -13,6 +13,8 @@ type Conn interface {
 	// Acknowledged counts the bytes that the other machine has taken, and reports whether they are all
 	// that was sent. It may cost a system call.
 	Acknowledged() (bytes uint64, all bool)
+	// Worn reports whether so much went over it that fresh keys are due: another connection should replace it.
+	Worn() bool
 	// Err says why the connection is dead, or nil. What arrived before stays readable.
 	Err() error
 	// Close cuts it.

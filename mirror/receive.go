@@ -100,6 +100,9 @@ func (x *receiver) Complete(r *blk.Request) {
 
 // blocked reports whether a frame waits for room: nothing behind it is taken meanwhile.
 func (x *receiver) blocked() bool {
+	if x.n.s.waitsForReplacement() {
+		return true
+	}
 	if x.prepare != nil || x.pausing || x.converts() {
 		x.n.s.excuse()
 		return true

@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -28,6 +27,7 @@ type session struct {
 
 	retry
 	dialing    bool
+	replaced   bool   // another connection is there already as this one ends
 	bytes      uint64 // that had come on the data connection
 	heard      int64  // when bytes came last, on either connection
 	acked      uint64 // bytes of ours that the data connection had brought there
@@ -65,14 +65,8 @@ func (s *session) kick() int64 {
 		}
 		s.dialing = s.dialing && control
 		if why := n.unmet(); why != nil {
-			switch {
-			case c == nil:
-			case control:
-				n.ctl.refuse(c, why.Error())
-			default:
-				s.conn = c
-				s.goodbye(why.Error())
-				s.close()
+			if c != nil {
+				n.refuse(c, why.Error())
 			}
 			continue
 		}
@@ -81,7 +75,9 @@ func (s *session) kick() int64 {
 			continue
 		}
 		if err != nil {
-			n.dialFailures++
+			if s.conn == nil {
+				n.dialFailures++
+			}
 			s.again(err)
 			continue
 		}
@@ -93,7 +89,7 @@ func (s *session) kick() int64 {
 		if err := s.dead(); err != nil {
 			s.lost(err)
 		} else {
-			wake = min(wake, s.heard+n.o.Timing.PeerDead+1, n.ctl.kick())
+			wake = min(wake, s.heard+n.o.Timing.PeerDead+1, n.ctl.kick(), s.renew())
 			if s.up {
 				wake = min(wake, max(s.beaten+n.o.Timing.Heartbeat, now+1))
 			}
@@ -110,14 +106,19 @@ func (s *session) kick() int64 {
 // dialAt is when the next attempt is due.
 func (s *session) dialAt() int64 {
 	n := s.n
-	if n.o.Net == nil || s.conn != nil || n.fenced || s.dialing || n.unmet() != nil {
+	if n.o.Net == nil || s.conn != nil || s.next.said || n.fenced || s.dialing || n.unmet() != nil {
 		return blk.Never
 	}
 	return s.nextDial
 }
 
 // redial is when a connection that is not there, or was lost in this batch, is dialed.
-func (s *session) redial() int64 { return min(s.dialAt(), s.n.ctl.dialAt()) }
+func (s *session) redial() int64 {
+	if s.next.said && s.conn == nil {
+		return s.n.now.Mono
+	}
+	return min(s.dialAt(), s.n.ctl.dialAt())
+}
 
 // again plans the next attempt.
 func (s *session) again(err error) {
@@ -125,27 +126,9 @@ func (s *session) again(err error) {
 	s.wait(s.n)
 }
 
-// adopt makes c the connection; there is none.
-func (s *session) adopt(c Conn) {
-	if err := s.n.rx.settle(); err != nil {
-		c.Close()
-		s.again(err)
-		return
-	}
-	s.conn, s.heard, s.hello, s.asked, s.tail = c, s.n.now.Mono, nil, false, false
-	s.bytes, s.acked, s.modeAt, s.bye, s.id = c.Received(), 0, 0, "", [16]byte{}
-	if s.n.primary {
-		binary.LittleEndian.PutUint64(s.id[:], s.n.o.Random())
-		binary.LittleEndian.PutUint64(s.id[8:], s.n.o.Random())
-	}
-	f, h := s.n.frameOf(wire.Hello), s.n.myHello()
-	f.Body = h.Encode()
-	c.Send(f)
-}
-
 func (n *Node) myHello() wire.HelloMsg {
 	sup := n.log.Super()
-	h := wire.HelloMsg{Version: wire.Version, MinVersion: wire.MinVersion, Offered: wire.Features, Volume: sup.Volume, Session: n.s.id, Primary: n.primary, Serving: n.ready && n.primary,
+	h := wire.HelloMsg{Version: wire.Version, MinVersion: wire.MinVersion, Offered: wire.Features, Volume: sup.Volume, Primary: n.primary, Serving: n.ready && n.primary,
 		Mode: uint8(n.o.Mode), Marks: uint32(sup.Marks), DiskBytes: uint64(n.cache.Info().SizeBytes), DiskBlock: uint32(n.cache.Info().LogicalBytes), LogBlock: uint32(sup.BlockBytes),
 		MaxSegment: uint32(sup.MaxSegmentBytes), Term: n.term(), Declared: n.cache.Declared(), Destaged: n.cache.Cleared(), Name: n.o.Name}
 	h.Discard = n.o.Discard && !n.primary
@@ -170,7 +153,7 @@ func (n *Node) myHello() wire.HelloMsg {
 func (n *Node) oldest() seglog.LSN { return max(n.log.First(), n.log.Super().Start.LSN) }
 
 func (s *session) recv() (wire.Frame, bool) {
-	if s.conn == nil {
+	if s.conn == nil || s.waitsForReplacement() {
 		return wire.Frame{}, false
 	}
 	f, ok := s.conn.Recv()

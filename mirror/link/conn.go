@@ -73,6 +73,10 @@ type Conn struct {
 	freed  bool
 	all    []byte
 
+	// TLS records that were sealed and opened with the connection's keys.
+	sealed, opened uint64
+	wear           wear
+
 	before, since int // bytes sent between the last two RECVs, and after the last one
 
 	// BytesIn and BytesOut count what went over the wire.
@@ -85,6 +89,15 @@ const (
 	opRecv = 2
 )
 
+// wear is how many TLS records the keys of one direction may be used for. AES-GCM keeps its margin of safety for
+// 2^24.5 full-sized ones (RFC 8446, 5.5), and crypto/tls, which would take a key update, never starts one.
+type wear struct {
+	fresh uint64 // from so many on the connection is worn
+	most  uint64 // more are not sealed
+}
+
+var tlsWear = wear{fresh: 15 << 20, most: 1 << 24}
+
 // newConn takes over a blocking socket descriptor; t and m are nil for a plain connection.
 func newConn(l *uring.Loop, fd int, peer string, t sealer, m *memConn, size *sizes) (*Conn, error) {
 	total := 2*size.out + size.joined + size.recv + size.in
@@ -92,7 +105,7 @@ func newConn(l *uring.Loop, fd int, peer string, t sealer, m *memConn, size *siz
 	if err != nil {
 		return nil, fmt.Errorf("link: %w", err)
 	}
-	c := &Conn{loop: l, fd: int32(fd), peer: peer, tls: t, mem: m, size: size, all: all}
+	c := &Conn{loop: l, fd: int32(fd), peer: peer, tls: t, mem: m, size: size, wear: tlsWear, all: all}
 	cut := func(n int) []byte { b := all[:n:n]; all = all[n:]; return b }
 	c.filling, c.flying = cut(size.out)[:0], cut(size.out)[:0]
 	c.joined, c.raw, c.in = cut(size.joined), cut(size.recv), cut(size.in)
@@ -117,6 +130,10 @@ func (c *Conn) Key() string { return c.key }
 
 // Received counts the bytes that came over the wire.
 func (c *Conn) Received() uint64 { return c.BytesIn }
+
+// Worn reports whether its keys have been used so often that a new connection, with fresh ones, should take its
+// place. False for a plain one.
+func (c *Conn) Worn() bool { return max(c.sealed, c.opened) >= c.wear.fresh }
 
 // Acknowledged counts the bytes that went over the wire and that the other machine's kernel has, and
 // reports whether that is all that was sent. It asks the kernel.
@@ -192,6 +209,10 @@ func (c *Conn) Send(f *wire.Frame) bool {
 
 // seal appends b, encrypted, to what is sent next.
 func (c *Conn) seal(b []byte) {
+	if c.sealed += uint64(len(b)+recordSize-1) / recordSize; c.sealed > c.wear.most {
+		c.fail(errWornOut)
+		return
+	}
 	c.mem.out = c.filling
 	_, err := c.tls.Write(b)
 	c.filling = c.mem.out
@@ -199,6 +220,9 @@ func (c *Conn) seal(b []byte) {
 		c.fail(fmt.Errorf("link: seal: %w", err))
 	}
 }
+
+// errWornOut ends a connection that nothing has replaced in time.
+var errWornOut = errors.New("link: the connection's keys are worn out, and no new connection could be made")
 
 // push starts a SEND when none is in flight.
 func (c *Conn) push() {
@@ -280,6 +304,7 @@ func (c *Conn) open(n int) {
 		if err == errWouldBlock {
 			return
 		}
+		c.opened++ // Read gives no more than one record's bytes
 		if err != nil {
 			c.fail(fmt.Errorf("link: %w", err))
 			return

@@ -51,6 +51,7 @@ type asNetwork struct {
 	}
 	conn    *Conn // the newest
 	control *Conn
+	wear    wear // of the connections to come; 0: as usual
 }
 
 func (n *asNetwork) Dial()      { n.end.Dial() }
@@ -59,6 +60,9 @@ func (n *asNetwork) Paths() int { return n.end.Paths() }
 func (n *asNetwork) DialControl() { n.end.DialControl() }
 func (n *asNetwork) Next() (mirror.Conn, bool, error) {
 	c, control, err := n.end.Next()
+	if c != nil && n.wear.most > 0 {
+		c.wear = n.wear
+	}
 	switch {
 	case c == nil:
 		return nil, control, err

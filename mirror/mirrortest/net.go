@@ -20,6 +20,7 @@ type Net struct {
 	Ways   int                           // of which Paths tells; 0: one
 	Room   int                           // frames that fit a connection
 	Rate   int64                         // bytes a second that a connection carries each way; 0: no bound
+	Wear   int                           // frames, both ways, from which on a connection is worn; 0: it never is
 	Tap    func(from int, f *wire.Frame) // sees each frame that is sent, if set
 
 	Lacks      uint64                        // features that no hello offers: those of an older version's peer
@@ -163,6 +164,7 @@ type Conn struct {
 	came   uint64
 	sent   uint64
 	acked  uint64 // of sent, as far as the peer's machine could say so
+	worn   int    // frames sent and taken
 	err    error
 	closed bool
 }
@@ -241,6 +243,7 @@ func (c *Conn) Send(f *wire.Frame) bool {
 		}
 	}
 	n.Frames++
+	c.worn++
 	switch {
 	case c.kind == Control && n.TapControl != nil:
 		n.TapControl(c.from, f)
@@ -292,6 +295,9 @@ func (c *Conn) deliver() {
 // Received counts what came.
 func (c *Conn) Received() uint64 { return c.came }
 
+// Worn reports whether it has carried as many frames as Net.Wear says.
+func (c *Conn) Worn() bool { return c.n.Wear > 0 && c.worn >= c.n.Wear }
+
 // Acknowledged counts what came at the peer, as far as its machine can say so.
 func (c *Conn) Acknowledged() (uint64, bool) {
 	if !c.n.cut(1-c.from, c.kind) {
@@ -306,6 +312,7 @@ func (c *Conn) Recv() (f wire.Frame, ok bool) {
 		return f, false
 	}
 	f, c.in = c.in[0], c.in[1:]
+	c.worn++
 	c.n.W.After(1, func() {}) // whoever found no room comes by again
 	return f, true
 }

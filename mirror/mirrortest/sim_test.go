@@ -240,6 +240,9 @@ func runWith(seed uint64, mode mirror.Mode, swaps bool, peerLog int64) (p *Pair,
 	if p.Net.Tap = tap; seed%3 == 2 {
 		p.Net.Lacks = wire.FeatureHash
 	}
+	if seed%11 == 6 {
+		p.Net.Wear = 200
+	}
 	switch seed % 5 {
 	case 1:
 		p.beforeThePeer(p.seedPeer)

@@ -107,3 +107,30 @@ func TestANewcomerWaitsForItsHello(t *testing.T) {
 		t.Error("the old session goes on beside the newcomer")
 	}
 }
+
+// Whoever comes while a primary hands its role over is refused, and disturbs nothing.
+func TestAVisitorDuringTheHandOver(t *testing.T) {
+	p := newPair(5, mirror.Sync, t.Fatalf, nil, seglog.AssumedClean, true, LogBytes)
+	defer p.Free()
+	turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
+	p.swapRoles(0, stumbles, 1)
+	turnUntil(t, p, func() bool { return p.At == 1 && p.state(1) == mirror.StateInSync && p.M[0].Node.Status().Connected })
+	if err := p.M[0].Node.AskRole(handWait); err != nil {
+		t.Fatal(err)
+	}
+	turnUntil(t, p, func() bool { return p.hand != nil && p.hand.step > handOver })
+	c := p.Net.Visit(Data)
+	c.Send(stranger(p.M[0].Node.Status().Volume))
+	for p.hand != nil {
+		p.roles(0)
+	}
+	if got := p.farewell(c); !strings.Contains(got, "hand") {
+		t.Errorf("the visitor is told %q", got)
+	}
+	if !p.M[0].Primary || p.M[1].Primary {
+		t.Errorf("the role did not go over:\n%s", strings.Join(p.Events, "\n"))
+	}
+	turnUntil(t, p, func() bool { return p.M[0].Node.Ready() })
+	p.attach(0)
+	p.converge()
+}

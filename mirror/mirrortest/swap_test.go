@@ -119,8 +119,8 @@ func (p *Pair) swap() {
 		p.Load.Left = max(p.Load.Left, 3)
 		p.Turn()
 	}
-	if p.state(p.At) != mirror.StateInSync {
-		return
+	if p.state(p.At) != mirror.StateInSync || !p.M[1-p.At].Node.Status().Connected {
+		return // or the other one knows already that it is not, or that the session is replaced
 	}
 	p.swapRoles(p.W.Rand.IntN(120), p.W.Rand.IntN(stumbles+2), p.W.Rand.IntN(300))
 }

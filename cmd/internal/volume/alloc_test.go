@@ -57,6 +57,7 @@ func (p *pipe) Received() uint64             { return uint64(p.head) }
 func (p *pipe) Acknowledged() (uint64, bool) { return uint64(p.peer.tail), p.peer.head == p.peer.tail }
 
 func (p *pipe) Key() string { return "" }
+func (p *pipe) Worn() bool  { return false }
 
 func (p *pipe) Err() error   { return nil }
 func (p *pipe) Close() error { return nil }
