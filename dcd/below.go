@@ -17,7 +17,8 @@ type below struct {
 // maxBelow is how many blocks of a full sync go to the disk between two destage batches.
 const maxBelow = 8
 
-// Below writes r to the data disk under the log, or reads it there. The caller keeps r.Owner.
+// Below writes r to the data disk under the log, or reads it there, or zeroes a range that the disk offers to zero.
+// The caller keeps r.Owner.
 func (c *Cache) Below(r *blk.Request) {
 	r.Err = 0
 	c.b.wait.Push(r)
@@ -57,12 +58,14 @@ func (b *below) kick() {
 // fingerprint keeps what the disk's superblock areas hold now. Until the full sync is complete
 // the copy is inconsistent, and its fingerprint is not looked at.
 func (b *below) fingerprint(r *blk.Request) {
-	if r.Op != blk.Write || r.Err != 0 {
+	if r.Op != blk.Write && r.Op != blk.WriteZeroes || r.Err != 0 {
 		return
 	}
 	s := b.c.log.Super()
 	printsIn(r.Offset, r.Offset+r.Length, b.c.info.SizeBytes, func(k int, at int64) {
-		s.Fingerprint[k] = sectorHash(r.Buf[at-r.Offset:][:blk.SectorBytes])
+		if s.Fingerprint[k] = zeroHash; r.Op == blk.Write {
+			s.Fingerprint[k] = sectorHash(r.Buf[at-r.Offset:][:blk.SectorBytes])
+		}
 	})
 }
 

@@ -188,10 +188,19 @@ func (x *receiver) resync(f *wire.Frame) {
 			return
 		}
 	} else {
-		n.cache.Below(&s.Request)
+		n.writeBelow(&s.Request, r.Zero)
 	}
 	x.out++
 	x.came(&r)
+}
+
+// writeBelow gives the data disk a block: where that is zeros, and the disk offers it, as a range to zero, which a disk
+// that allocates what is written need not hold.
+func (n *Node) writeBelow(r *blk.Request, zero bool) {
+	if d := n.cache.Data(); zero && d != nil && d.Info().WriteZeroes {
+		r.Op, r.Buf = blk.WriteZeroes, nil
+	}
+	n.cache.Below(r)
 }
 
 // slotMem is a slot's memory: room for a head, then for a block.

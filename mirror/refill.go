@@ -141,7 +141,7 @@ func (x *refill) below(s fillState, op blk.Op, length int64) {
 	if op == blk.Flush {
 		x.req.Offset, x.req.Buf = 0, nil
 	}
-	x.n.cache.Below(&x.req)
+	x.n.writeBelow(&x.req, op == blk.Write && wire.IsZero(x.req.Buf))
 }
 
 // came follows up on the request that came back.

@@ -7,6 +7,7 @@ import (
 	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
 	"github.com/robib-ublk/robib/mirror/wire"
+	"github.com/robib-ublk/robib/ublk/blk"
 )
 
 // seeded is a pair whose primary has written everywhere, and whose new secondary has never met it.
@@ -120,4 +121,28 @@ func TestMapSyncSendsWhatIsDirty(t *testing.T) {
 		t.Errorf("%d bytes were dirty: %d sent, %+v", dirty, sent, st)
 	}
 	t.Logf("%d bytes were dirty, %d were sent, everything counted: %.3f", dirty, sent, float64(sent)/float64(dirty))
+}
+
+// A disk that offers to zero ranges is not made to hold the zeros of a sync.
+func TestZerosOfASyncAreNotWritten(t *testing.T) {
+	for _, offers := range []bool{true, false} {
+		p := seeded(t, 4)
+		defer p.Free()
+		p.M[1].Data.SetInfo(func(i *blk.Info) { i.Discard, i.WriteZeroes = false, offers })
+		b := p.M[0].Data.Bytes()
+		clear(b[DiskBytes/4 : DiskBytes*3/4])
+		p.M[0].Data.Restore(bytes.Clone(b))
+		other := bytes.Repeat([]byte{7}, DiskBytes)
+		p.M[1].Data.Restore(other)
+		p.Net.Cut = [2]bool{}
+		turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
+		if a, b := p.M[0].Data.Bytes(), p.M[1].Data.Bytes(); !bytes.Equal(a, b) {
+			t.Error("the disks differ")
+		}
+		z, w := p.M[1].Data.Zeroings, p.M[1].Data.Writes
+		t.Logf("offers %v: %d writes, %d of them zeroing", offers, w, z)
+		if offers != (z >= DiskBytes/2/(16<<10)-1) || z >= w {
+			t.Errorf("%d of %d writes are of zeros", z, w)
+		}
+	}
 }

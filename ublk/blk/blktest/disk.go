@@ -29,6 +29,7 @@ type Disk struct {
 	killed  bool // its server is gone: what is in flight may still land, nobody is told
 
 	Reads, Writes, Flushes int
+	Zeroings               int // of Writes, those that zeroed a range
 	BytesRead              int64
 }
 
@@ -158,7 +159,9 @@ func (d *Disk) finish(f *flight) {
 // land puts a write into the cache; one that failed may have landed in part.
 func (d *Disk) land(f *flight, failed bool) {
 	w := f.w
-	d.Writes++
+	if d.Writes++; f.op != blk.Write {
+		d.Zeroings++
+	}
 	if failed {
 		for i := range w.void {
 			w.void[i] = d.W.Rand.IntN(2) == 0
