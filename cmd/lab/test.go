@@ -54,7 +54,7 @@ var vmBatches = []batch{
 		newer:  "TestQueues|TestRecover|TestFioAsync|TestMarker|TestReplaceDisk|TestReplaceLog"},
 	{pkg: "./cmd/lab/e2e", all: "TestExt4|TestXFS", oldest: "TestDataDisks", newer: "TestSwapRoles|TestOldPrimaryReturns|TestSwapTwentyTimes|TestSwapUnderKills"},
 	{pkg: "./cmd/lab/e2e", cpus: inTurn, all: "TestLatency|TestLatencyQueues", newer: "TestOwnStamps|TestMetrics"},
-	{pkg: "./cmd/lab/e2e", cpus: counted, all: "TestLatencyExact.*"},
+	{pkg: "./cmd/lab/e2e", cpus: counted, all: "TestLatencyExactAgrees|TestLatencyExactDelays", newer: "TestLatencyExactShapes|TestLatencyExactRecovery"},
 	{pkg: "./cmd/lab/e2e",
 		all:    "TestChurn",
 		oldest: "TestReadErrors|TestHangingDisk|TestLogWraps|TestRottenLog|TestPowerCuts|TestUsedBehind|TestOlderLog|TestLogLostAlone|TestAnotherUser|TestKilledWhileTheDiskHangs|TestStagedSync",
@@ -163,7 +163,7 @@ func simulate(t *tally, dir string, beside bool) (wait func()) {
 		args []string
 		done chan verdict
 	}{
-		{name: "simulations at length, without the race detector", args: []string{"./dcd/...", "./mirror/mirrortest"}},
+		{name: "simulations at length, without the race detector", args: []string{"./dcd/...", "./mirror/mirrortest", "./ublk/blk/blktest"}},
 		{name: "planted bugs are caught", args: []string{"-tags", "planted", "-run", "Planted", "./dcd/...", "./mirror/..."}},
 	}
 	for i := range all {

@@ -110,7 +110,7 @@ func TestDirtyMapDamaged(t *testing.T) {
 
 // Power cuts at every moment: what was said to be durable is.
 func TestDirtyMapOverPowerCuts(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range uint64(blktest.Seeds(t, 200)) {
 		w := blktest.NewWorld(seed)
 		dev, l := mapped(t, w, 10<<30)
 		d := l.Dirty()

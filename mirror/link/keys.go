@@ -24,7 +24,8 @@ import (
 // Key is a machine's identity: an Ed25519 key and the self-signed certificate that carries it.
 type Key struct {
 	private ed25519.PrivateKey
-	cert    tls.Certificate
+	cert    tls.Certificate // signed by itself
+	dir     string          // where an authority's word on it may lie; "": nowhere
 }
 
 // LoadOrCreateKey reads the key at path, PEM, 0600, and makes one where there is none.
@@ -62,7 +63,11 @@ func LoadOrCreateKey(path string) (*Key, error) {
 	if !ok {
 		return nil, fmt.Errorf("key: %s is not an Ed25519 key", path)
 	}
-	return newKey(e)
+	key, err := newKey(e)
+	if err == nil {
+		key.dir = filepath.Dir(path)
+	}
+	return key, err
 }
 
 // writeNew makes a file that must not exist, whole or not at all.
@@ -114,11 +119,12 @@ type Trusted struct {
 type Trust struct {
 	path string
 	mu   sync.Mutex
+	now  func() time.Time
 }
 
 // OpenTrust names the file; it need not exist.
 func OpenTrust(path string) (*Trust, error) {
-	t := &Trust{path: path}
+	t := &Trust{path: path, now: time.Now}
 	_, err := t.read()
 	return t, err
 }
@@ -188,17 +194,5 @@ func (t *Trust) Add(name, fp string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(t.path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(t.path), ".trust-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(append(b, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), t.path)
+	return replaceFile(t.path, b)
 }

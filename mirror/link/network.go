@@ -135,6 +135,7 @@ type Listener struct {
 	closed bool
 	plain  bool
 	paired func(fp string)
+	alarm  func(host string, err error)
 }
 
 // NewListener listens at addr; plain: see Dialer.Plain.
@@ -159,6 +160,14 @@ func (s *Listener) Token(ttl time.Duration) (string, error) { return s.tokens.ne
 func (s *Listener) Paired(f func(fp string)) {
 	s.mu.Lock()
 	s.paired = f
+	s.mu.Unlock()
+}
+
+// Alarm has f told of each machine that was refused because its certificate's time is over, or has not come. f may be
+// called by any goroutine, as often as somebody connects, and block.
+func (s *Listener) Alarm(f func(host string, err error)) {
+	s.mu.Lock()
+	s.alarm = f
 	s.mu.Unlock()
 }
 
@@ -285,6 +294,12 @@ func (s *Listener) shake(tcp *net.TCPConn) {
 		return s.pinned(s.trust)(fp, st)
 	}))
 	if err := t.Handshake(); err != nil {
+		s.mu.Lock()
+		f := s.alarm
+		s.mu.Unlock()
+		if f != nil && errors.Is(err, ErrExpired) {
+			f(host(tcp), err)
+		}
 		// What is unread at the close would reset the connection, and the alert that says why
 		// would be lost with it.
 		tcp.CloseWrite()

@@ -48,10 +48,11 @@ func peerKey(s tls.ConnectionState) (string, ed25519.PublicKey, error) {
 }
 
 // config is TLS 1.3 only, both ends with a key, no tickets; check decides on the other end's
-// key. Names and dates in certificates mean nothing here: the key is what is pinned.
+// key and certificate.
 func config(k *Key, proto []string, check func(fp string, s tls.ConnectionState) error) *tls.Config {
 	return &tls.Config{
-		Certificates:                []tls.Certificate{k.cert},
+		GetCertificate:              func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return k.certificate(), nil },
+		GetClientCertificate:        func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return k.certificate(), nil },
 		MinVersion:                  tls.VersionTLS13,
 		ClientAuth:                  tls.RequireAnyClientCert,
 		InsecureSkipVerify:          true, // VerifyConnection does it, by key
@@ -74,12 +75,12 @@ func config(k *Key, proto []string, check func(fp string, s tls.ConnectionState)
 	}
 }
 
-// pinned accepts keys that are trusted.
+// pinned accepts keys that are trusted: themselves, or by the word of an authority.
 func pinned(t *Trust) func(string, tls.ConnectionState) error {
-	return func(fp string, _ tls.ConnectionState) error {
-		if !t.Has(fp) {
-			return ErrUntrusted
+	return func(fp string, s tls.ConnectionState) error {
+		if t.Has(fp) {
+			return nil
 		}
-		return nil
+		return t.vouched(s.PeerCertificates)
 	}
 }

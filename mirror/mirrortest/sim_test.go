@@ -435,7 +435,7 @@ func TestSimulation(t *testing.T) {
 		}
 		t.Logf("%v: %d seeds, %d distinct histories, %d sessions in the last lives; %v", mode, n, len(seen), sessions, ways)
 		for _, w := range append([]string{"stream", "full sync", "map sync", "go on with the sync", "resumed", "equal at the peer"}, fills...) {
-			if ways[w] == 0 {
+			if ways[w] == 0 && !blktest.Raced { // so few seeds need not meet all
 				t.Errorf("%v: never: %s", mode, w)
 			}
 		}

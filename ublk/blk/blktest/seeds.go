@@ -6,13 +6,13 @@ import (
 	"testing"
 )
 
-// Seeds is how many seeds a simulation runs: n, or a quarter under the race detector, or what ROBIB_SEEDS
+// Seeds is how many seeds a simulation runs: n, or a twelfth under the race detector, or what ROBIB_SEEDS
 // says, for the long mode.
 func Seeds(t testing.TB, n int) int {
 	v := os.Getenv("ROBIB_SEEDS")
 	if v == "" {
 		if Raced {
-			n = (n + 3) / 4
+			n = (n + 11) / 12
 		}
 		return n
 	}

@@ -62,7 +62,7 @@ func TestWorkloadAsksForEverything(t *testing.T) {
 // A volume of several lives on one disk: power cuts and kills, flush and FUA honoured, with
 // overlapping writes, discards and errors. Neither disk nor oracle may accuse the other.
 func TestDiskAndOracleAgree(t *testing.T) {
-	for seed := range uint64(80) {
+	for seed := range uint64(Seeds(t, 80)) {
 		w := NewWorld(seed)
 		d := NewDisk(w, "d", 256<<10, 50_000)
 		d.SetInfo(func(i *blk.Info) { i.Discard, i.WriteZeroes, i.VolatileCache = true, true, seed%4 != 0 })
