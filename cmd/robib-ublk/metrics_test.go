@@ -23,7 +23,7 @@ import (
 type everything struct{}
 
 func (everything) Sample() (*metrics.Sample, error) {
-	s := &metrics.Sample{HasPeer: true, Node: mirror.Status{Primary: true, Connected: true, RoundTripNanos: 1}, Sockets: &wire.Sockets{Data: &wire.TCP{}, Control: &wire.TCP{}}, Requests: &ublk.Counts{}, Latency: &bpf.Snapshot{}, Traced: time.Unix(1e9, 0)}
+	s := &metrics.Sample{HasPeer: true, Node: mirror.Status{Primary: true, Connected: true, RoundTripNanos: 1}, Sockets: &wire.Sockets{Data: &wire.TCP{}, Control: &wire.TCP{}}, Requests: &ublk.Counts{}, Latency: &bpf.Snapshot{}, Traced: time.Unix(1e9, 0), CertificateEnd: &time.Time{}}
 	for st := range bpf.Stages {
 		s.Latency.Hists[bpf.Write][st].Record(1)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/robib-ublk/robib/cmd/internal/control"
 	"github.com/robib-ublk/robib/cmd/internal/volume"
@@ -151,6 +152,9 @@ func printStatus(w io.Writer, s *volume.Status) {
 		}
 		if !s.Encrypted {
 			row("encryption", "OFF: what is written crosses the network in the clear (--encrypt=off)")
+		}
+		if w := volume.CertificateWarning(s.CertificateEnd, time.Now()); w != "" {
+			row("certificate", "%s", w)
 		}
 		row("session", "%s for %.0f s, round trip %.2f ms, heartbeat %g s, dead after %g s", up, s.SinceSeconds, s.RoundTripMicros/1e3, s.HeartbeatSeconds, s.PeerDeadSeconds)
 		s.Network.Each(func(connection string, t *wire.TCP) {

@@ -1,4 +1,4 @@
-// Package link is the mirror's real network: TLS 1.3 between pinned keys, pairing by a one-time token, connections on the loop's ring.
+// Package link is the mirror's real network: TLS 1.3 between keys that are pinned or that an authority has signed, pairing by a one-time token, connections on the loop's ring.
 //
 // Goroutines only dial, accept and shake hands; then the socket is handed over as a blocking
 // descriptor and never touched by them again. From there crypto/tls runs synchronously on the

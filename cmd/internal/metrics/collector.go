@@ -36,6 +36,7 @@ var plain = []struct {
 	{"lag_seconds", "Age of the oldest write that is not durable at the peer.", gauge, func(s *Sample) float64 { return seconds(s.Node.CatchUp.BacklogNanos) }, leads},
 	{"cannot_keep_up", "1 while writes come faster than the link and the peer take them.", gauge, func(s *Sample) float64 { return one(s.Node.CatchUp.CannotKeepUp) }, leads},
 	{"peer_round_trip_seconds", "Of the last heartbeat.", gauge, func(s *Sample) float64 { return seconds(s.Node.RoundTripNanos) }, connected},
+	{"certificate_expiry_timestamp_seconds", "When this machine's certificate by an authority ends, seconds since 1970; absent where keys are pinned.", gauge, func(s *Sample) float64 { return float64(s.CertificateEnd.Unix()) }, func(s *Sample) bool { return s.CertificateEnd != nil }},
 	{"sessions_total", "Sessions with the peer that were begun.", counter, func(s *Sample) float64 { return float64(s.Node.Sessions) }, paired},
 	{"sent_bytes_total", "Data sent to the peer, as it went.", counter, func(s *Sample) float64 { return float64(s.Node.SentBytes) }, paired},
 	{"sent_raw_bytes_total", "Data sent to the peer before compression and without blocks of zeros left out.", counter, func(s *Sample) float64 { return float64(s.Node.RawBytes) }, paired},

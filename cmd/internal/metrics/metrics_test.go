@@ -61,6 +61,8 @@ func sample() *Sample {
 		s.Latency.Hists[bpf.Write][bpf.StageTotal].Record(1e4 + r.Uint64N(1e6))
 	}
 	s.Latency.Hists[bpf.Write][bpf.StageLog].Record(0)
+	end := time.Unix(1_800_000_000, 0)
+	s.CertificateEnd = &end
 	return s
 }
 

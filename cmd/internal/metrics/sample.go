@@ -22,6 +22,8 @@ type Sample struct {
 	Latency       *bpf.Snapshot // nil: requests are not traced
 	OwnStamps     bool          // it is the server's own account, without the kernel's part
 	Traced        time.Time     // since when
+
+	CertificateEnd *time.Time // of this machine's certificate by an authority; nil: it has none
 }
 
 // Source gives samples. Any goroutine may ask; an answer may take as long as the volume's loop is busy.

@@ -90,7 +90,7 @@ func (s *Server) moveMetrics(addr string, keep func() error) error {
 
 // Sample asks the loop, and the latency probes.
 func (s *Server) Sample() (*metrics.Sample, error) {
-	m := &metrics.Sample{}
+	m := &metrics.Sample{CertificateEnd: CertificateEnd()}
 	if err := s.stack.call(func() {
 		k := s.stack
 		m.Node, m.DirtyBytes, m.HasPeer, m.Sockets = k.node.Status(), k.cache.Dirty(), k.net != nil, k.node.Sockets()

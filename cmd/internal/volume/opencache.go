@@ -25,7 +25,7 @@ func (k *stack) openCache(o dcd.Options, drive blk.Drive) (*dcd.Cache, error) {
 			return c, err
 		}
 		if k.net == nil {
-			if k.net, _ = openNetwork(k.loop, k.s.conf(), k.paired); k.net == nil {
+			if k.net, _ = openNetwork(k.loop, k.s.conf(), k.paired, k.alarm); k.net == nil {
 				return nil, fmt.Errorf("%w (`robib-ublk log check %s` says more, and `robib-ublk log rescue` saves what there is)", err, k.s.conf().Log)
 			}
 		}

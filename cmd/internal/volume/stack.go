@@ -155,7 +155,7 @@ func (k *stack) open(l *uring.Loop) (err error) {
 		Discard: k.s.o.Discard, Timing: mirror.Timing{Heartbeat: c.Heartbeat * nanosPerMilli, PeerDead: c.PeerDead * nanosPerMilli, StartWait: c.StartWait * nanosPerMilli, Remote: c.RemoteWait * nanosPerMilli},
 		Event: func(e mirror.Event) { k.event(e) }, Keep: k.keep, Asked: k.s.asked}
 	if k.net == nil {
-		if k.net, err = openNetwork(l, c, k.paired); err != nil {
+		if k.net, err = openNetwork(l, c, k.paired, k.alarm); err != nil {
 			return err
 		}
 	}
@@ -360,9 +360,9 @@ type network struct {
 	using  string // the address that the newest connection was made to
 }
 
-// openNetwork makes the volume's end of the network, and has paired told of the machine that pairs there; nil when no
-// peer is configured.
-func openNetwork(l *uring.Loop, c *Config, paired func(fp string)) (*network, error) {
+// openNetwork makes the volume's end of the network, and has paired told of the machine that pairs there, and alarm
+// of one whose certificate is over; nil when no peer is configured.
+func openNetwork(l *uring.Loop, c *Config, paired func(fp string), alarm func(host string, err error)) (*network, error) {
 	if c.Remote == "" && c.Listen == "" {
 		return nil, nil
 	}
@@ -386,6 +386,7 @@ func openNetwork(l *uring.Loop, c *Config, paired func(fp string)) (*network, er
 	}
 	ln.Expect(c.PeerKey)
 	ln.Paired(paired)
+	ln.Alarm(alarm)
 	return &network{listen: ln}, nil
 }
 
