@@ -326,7 +326,13 @@ func (n *Node) watchesDurable() bool {
 	if !n.primary {
 		return n.rx.syncing || n.rx.ending || n.cache.Staging()
 	}
-	return n.hasPeer() && !(n.ready && n.bound && n.ship.durable >= n.boundAt && !n.remoteMode)
+	steady := n.bound && n.ship.durable >= n.boundAt || n.alone()
+	return n.hasPeer() && !(n.ready && steady && !n.remoteMode)
+}
+
+// alone reports whether a degraded primary has nobody to talk to, and its log, not yet full, keeps what the peer lacks.
+func (n *Node) alone() bool {
+	return !n.bound && n.unboundAt == 0 && n.s.conn == nil && !n.draining && !n.fell.active && n.fell.upTo == 0
 }
 
 // progress is what the policy depends on and the cache moves.

@@ -152,6 +152,9 @@ func (p *nodePair) until(what string, ok func() bool) {
 		for _, h := range p.half {
 			wake = min(wake, h.node.Kick(blk.Instant{Mono: p.l.Now()}))
 		}
+		if ok() {
+			return // and nothing need come any more
+		}
 		if now, err := p.l.Once(wake); err != nil || now > end {
 			p.t.Errorf("never: %s (%v)", what, err)
 			for i, h := range p.half {
