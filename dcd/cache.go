@@ -25,7 +25,10 @@ const (
 
 // Options of Open. Zero values are the documented defaults.
 type Options struct {
-	Data  blk.Device // nil: lost
+	// Data is the data disk; nil: lost. It is also the seam for a cache of clean blocks, which does not exist yet: a
+	// blk.Device around the disk. It would see every read of what the log does not hold (reads.serve), and everything
+	// that ever changes the disk, destage, zeroing, bypass, Below and what is mended, so that it needs no other word.
+	Data  blk.Device
 	Log   blk.Device // nil: lost; Super then says how the chain goes on
 	Super *seglog.Super
 

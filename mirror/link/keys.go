@@ -71,11 +71,17 @@ func LoadOrCreateKey(path string) (*Key, error) {
 }
 
 // writeNew makes a file that must not exist, whole or not at all.
-func writeNew(path string, b []byte) error {
+func writeNew(path string, b []byte) error { return putFile(path, b, os.Link) }
+
+// replaceFile writes a file, whole or not at all.
+func replaceFile(path string, b []byte) error { return putFile(path, b, os.Rename) }
+
+// putFile writes a file beside path, durably, which name then gives its name.
+func putFile(path string, b []byte, name func(from, to string) error) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".key-*")
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
 	}
@@ -84,7 +90,7 @@ func writeNew(path string, b []byte) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Link(f.Name(), path)
+	return name(f.Name(), path)
 }
 
 // newKey makes the certificate of a key. It never expires: what counts is that the key is pinned.
@@ -194,5 +200,5 @@ func (t *Trust) Add(name, fp string) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(t.path, b)
+	return replaceFile(t.path, append(b, '\n'))
 }
