@@ -33,9 +33,7 @@ func (s *session) renew() (wake int64) {
 // replace ends the connection, if there is one, and goes on with the newcomer.
 func (s *session) replace(why error) {
 	if s.conn != nil {
-		s.replaced = true
 		s.lost(why)
-		s.replaced = false
 	}
 	c := s.next
 	s.next = newcomer{}
@@ -45,9 +43,6 @@ func (s *session) replace(why error) {
 		s.adopt(c.conn)
 	}
 }
-
-// replaces reports whether another connection is there already as the session's own ends.
-func (s *session) replaces() bool { return s.replaced || s.next.said }
 
 // waitsForReplacement reports whether a secondary has told the primary, over the connection to come, how far it is:
 // what the old one still brings is not taken any more.
@@ -64,6 +59,7 @@ type newcomer struct {
 	since int64
 	said  bool     // this side's hello, in which
 	id    [16]byte // was the session's
+	known bool     // the peer's hello came over it
 }
 
 // meet takes a connection that was made or accepted.
@@ -153,6 +149,7 @@ func (s *session) hearNewcomer() (wake int64) {
 		s.turnAway(err.Error())
 		return blk.Never
 	}
+	s.next.known = true
 	why := errFresh
 	if !s.next.said {
 		why = errors.New("the peer made a new connection")

@@ -11,9 +11,15 @@ type detour struct {
 	reason   string
 }
 
-// takeDetour begins one if there is another path, or another connection that takes the lost one's place; else, or where writes wait for nobody, the policy acts at once.
+// mayReturn reports whether a peer whose session has ended may be back at once: there is another path to it, or another
+// connection is there already.
+func (n *Node) mayReturn() bool {
+	return n.o.Net.Paths() > 1 || n.s.conn != nil || n.s.next.said || n.s.next.known
+}
+
+// takeDetour begins one if the peer may be back at once; else, or where writes wait for nobody, the policy acts now.
 func (n *Node) takeDetour(reason string) bool {
-	if n.detour.until > 0 || n.o.Net.Paths() < 2 && !n.s.replaces() || n.o.Mode == Async && n.o.OnDisconnect == Continue || n.apart || n.suspended {
+	if n.detour.until > 0 || !n.mayReturn() || n.o.Mode == Async && n.o.OnDisconnect == Continue || n.apart || n.suspended {
 		return false
 	}
 	n.detour = detour{n.now.Mono + n.o.Timing.Paths, n.dialFailures, reason}

@@ -175,8 +175,8 @@ func (n *Node) remoteWait() int64 {
 	end := n.remoteDown + n.o.Timing.Remote
 	if n.o.OnDisconnect == Error {
 		end = n.remoteDown
-		if (n.o.Net.Paths() > 1 || n.s.conn != nil) && n.dialFailures == n.detour.failures {
-			end += n.o.Timing.Paths // another path, or the connection that replaced the lost one, is tried first
+		if n.mayReturn() && n.dialFailures == n.detour.failures {
+			end += n.o.Timing.Paths // that is tried first
 		}
 	}
 	n.cache.Refuse(n.now.Mono >= end || n.failed != nil)

@@ -27,7 +27,6 @@ type session struct {
 
 	retry
 	dialing    bool
-	replaced   bool   // another connection is there already as this one ends
 	bytes      uint64 // that had come on the data connection
 	heard      int64  // when bytes came last, on either connection
 	acked      uint64 // bytes of ours that the data connection had brought there
@@ -153,7 +152,7 @@ func (n *Node) myHello() wire.HelloMsg {
 func (n *Node) oldest() seglog.LSN { return max(n.log.First(), n.log.Super().Start.LSN) }
 
 func (s *session) recv() (wire.Frame, bool) {
-	if s.conn == nil || s.waitsForReplacement() {
+	if s.conn == nil {
 		return wire.Frame{}, false
 	}
 	f, ok := s.conn.Recv()

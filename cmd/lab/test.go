@@ -147,41 +147,29 @@ func (c *TestCmd) Run(*CLI) error {
 	return nil
 }
 
-// simulate runs the simulations at length, without the race detector, and then the planted bugs. Neither knows
-// a clock: beside other work they run when it leaves a processor. What it returns waits for their verdicts.
+// simulate runs the simulations at length, without the race detector, and the planted bugs: most of either is one
+// package's on one CPU. Neither knows a clock: beside other work they run when it leaves a processor. What it returns
+// waits for their verdicts.
 func simulate(t *tally, dir string, beside bool) (wait func()) {
 	nice := 0
 	if beside {
 		nice = 19
 	}
-	type verdict struct {
-		passed, failed int
-		err            error
+	start := func(args ...string) (end func() (int, int, error)) {
+		var p, n int
+		var err error
+		done := make(chan struct{})
+		go func() {
+			p, n, err = tests(dir, nice, append([]string{"go", "test", "-v"}, args...)...)
+			close(done)
+		}()
+		return func() (int, int, error) { <-done; return p, n, err }
 	}
-	all := []struct {
-		name string
-		args []string
-		done chan verdict
-	}{
-		{name: "simulations at length, without the race detector", args: []string{"./dcd/...", "./mirror/mirrortest", "./ublk/blk/blktest"}},
-		{name: "planted bugs are caught", args: []string{"-tags", "planted", "-run", "Planted", "./dcd/...", "./mirror/..."}},
-	}
-	for i := range all {
-		all[i].done = make(chan verdict, 1)
-	}
-	go func() {
-		for _, x := range all {
-			p, n, err := tests(dir, nice, append([]string{"go", "test", "-v"}, x.args...)...)
-			x.done <- verdict{p, n, err}
-		}
-	}()
+	simulations := start("./dcd/...", "./mirror/mirrortest", "./ublk/blk/blktest")
+	planted := start("-tags", "planted", "-run", "Planted", "./dcd/...", "./mirror/...")
 	return func() {
-		for _, x := range all {
-			t.phase(x.name, func() (int, int, error) {
-				v := <-x.done
-				return v.passed, v.failed, v.err
-			})
-		}
+		t.phase("simulations at length, without the race detector", simulations)
+		t.phase("planted bugs are caught", planted)
 	}
 }
 

@@ -100,7 +100,7 @@ type KeyCertifyCmd struct {
 
 // Run counts from the next handshake on; sessions that are up go on.
 func (k *KeyCertifyCmd) Run(cli *CLI) error {
-	if k.Forget != (k.CA == "" && k.Cert == "") || !k.Forget && (k.CA == "" || k.Cert == "") {
+	if given := k.CA != ""; given != (k.Cert != "") || given == k.Forget {
 		return volume.Usagef("say --ca FILE and --cert FILE, or --forget")
 	}
 	key, trust, err := volume.Identity()

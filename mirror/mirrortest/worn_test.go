@@ -72,3 +72,26 @@ func TestWornConnectionGoesOn(t *testing.T) {
 	p.Net.Wear = 0
 	p.converge()
 }
+
+// Nor does the I/O of a remote volume fail for it, whichever end of the old connection notices first.
+func TestWornConnectionOfARemoteVolume(t *testing.T) {
+	for seed := range uint64(8) {
+		p := NewTunedPair(seed, mirror.Sync, t.Fatalf, func(o *mirror.Options) { o.OnDisconnect = mirror.Error })
+		defer p.Free()
+		turnUntil(t, p, func() bool { return p.state(0) == mirror.StateInSync })
+		if err := p.M[0].Node.Replace(); err != nil {
+			t.Fatal(err)
+		}
+		turnUntil(t, p, func() bool { return p.state(0) == mirror.StateRemote })
+		p.Load.ErrorsOK = true
+		p.Net.Wear = 60
+		before := p.M[0].Node.Status().Sessions
+		for range 10 {
+			p.Load.Left = 60
+			turnUntil(t, p, p.Load.Done)
+		}
+		if n := p.M[0].Node.Status().Sessions - before; n < 5 || p.Load.Errors > 0 {
+			t.Errorf("seed %d: %d new sessions, %d errors", seed, n, p.Load.Errors)
+		}
+	}
+}

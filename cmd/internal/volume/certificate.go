@@ -13,13 +13,13 @@ func (k *stack) alarm(host string, err error) {
 	k.s.changes.say("%s: %s was refused: %v", k.s.conf().Name, host, err)
 }
 
-// CertificateEnd is when this machine's certificate by an authority ends; nil: it has none.
-func CertificateEnd() *time.Time {
-	key, _, err := Identity()
-	if err != nil {
+// certificateEnd is when this machine's certificate by an authority ends; nil: it has none, or no peer to show it to.
+// Any goroutine.
+func (n *network) certificateEnd() *time.Time {
+	if n == nil {
 		return nil
 	}
-	c := key.Certificate()
+	c := n.key.Certificate()
 	if c == nil {
 		return nil
 	}

@@ -90,10 +90,12 @@ func (s *Server) moveMetrics(addr string, keep func() error) error {
 
 // Sample asks the loop, and the latency probes.
 func (s *Server) Sample() (*metrics.Sample, error) {
-	m := &metrics.Sample{CertificateEnd: CertificateEnd()}
+	m := &metrics.Sample{}
+	var net *network
 	if err := s.stack.call(func() {
 		k := s.stack
-		m.Node, m.DirtyBytes, m.HasPeer, m.Sockets = k.node.Status(), k.cache.Dirty(), k.net != nil, k.node.Sockets()
+		net = k.net
+		m.Node, m.DirtyBytes, m.HasPeer, m.Sockets = k.node.Status(), k.cache.Dirty(), net != nil, k.node.Sockets()
 		data, log := k.cache.Lost()
 		m.DataLost, m.LogLost = data != nil || k.disk == nil, log != nil || k.log == nil
 		if k.queue != nil {
@@ -103,6 +105,7 @@ func (s *Server) Sample() (*metrics.Sample, error) {
 	}); err != nil {
 		return nil, err
 	}
+	m.CertificateEnd = net.certificateEnd()
 	m.OldestSeconds = oldest(&m.Node.Cache, m.DirtyBytes)
 	t := &s.tracing
 	t.mu.Lock()

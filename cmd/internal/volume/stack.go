@@ -357,7 +357,8 @@ func parseUUID(text string) (u seglog.UUID) {
 type network struct {
 	dial   *link.Dialer
 	listen *link.Listener
-	using  string // the address that the newest connection was made to
+	key    *link.Key // this machine's
+	using  string    // the address that the newest connection was made to
 }
 
 // openNetwork makes the volume's end of the network, and has paired told of the machine that pairs there, and alarm
@@ -378,7 +379,7 @@ func openNetwork(l *uring.Loop, c *Config, paired func(fp string), alarm func(ho
 		d := link.NewDialer(l, addrs, key, trust)
 		d.Plain(c.Plain)
 		d.Expect(c.PeerKey)
-		return &network{dial: d}, nil
+		return &network{dial: d, key: key}, nil
 	}
 	ln, err := link.NewListener(l, c.Listen, key, trust, c.Plain)
 	if err != nil {
@@ -387,7 +388,7 @@ func openNetwork(l *uring.Loop, c *Config, paired func(fp string), alarm func(ho
 	ln.Expect(c.PeerKey)
 	ln.Paired(paired)
 	ln.Alarm(alarm)
-	return &network{listen: ln}, nil
+	return &network{listen: ln, key: key}, nil
 }
 
 // expect lets only that machine in, of those that are trusted; "": any. Any goroutine.

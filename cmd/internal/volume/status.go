@@ -18,36 +18,33 @@ import (
 
 // Status is what `robib-ublk status` shows of one volume; the JSON keys carry the units.
 type Status struct {
-	Name         string `json:"name"`
-	Role         string `json:"role"`
-	State        string `json:"state"`
-	Reason       string `json:"reason,omitempty"`
-	Degraded     bool   `json:"degraded"`
-	Inconsistent bool   `json:"inconsistent"`
-	Device       string `json:"device,omitempty"`
-	DeviceID     int    `json:"device_id"`
-	ServerPID    int    `json:"server_pid"`
-	Disk         string `json:"disk"`
-	DiskBytes    int64  `json:"disk_bytes"`
-	Log          string `json:"log"`
-	LogBytes     int64  `json:"log_bytes"`
-	LogUsedBytes int64  `json:"log_used_bytes"`
-	DirtyBytes   int64  `json:"dirty_bytes"`
-	Volume       string `json:"volume_uuid"`
-	Term         uint64 `json:"term"`
-	Marks        string `json:"marks"`
-	Mode         string `json:"mode"`
-	OnDisconnect string `json:"on_disconnect"`
-	Encrypted    bool   `json:"encrypted"`
-	Remote       string `json:"remote,omitempty"`
-	RemoteInUse  string `json:"remote_in_use,omitempty"` // which of remote's addresses the session goes over
-	Peer         string `json:"peer_address,omitempty"`  // the other end's address and port
-	Listen       string `json:"listen,omitempty"`
-	PeerKey      string `json:"peer_key,omitempty"` // the one that the peer must have; "": any that is trusted
-	Connected    bool   `json:"connected"`
-
-	CertificateEnd *time.Time `json:"certificate_until,omitempty"` // of this machine's, where an authority has signed one
-
+	Name            string  `json:"name"`
+	Role            string  `json:"role"`
+	State           string  `json:"state"`
+	Reason          string  `json:"reason,omitempty"`
+	Degraded        bool    `json:"degraded"`
+	Inconsistent    bool    `json:"inconsistent"`
+	Device          string  `json:"device,omitempty"`
+	DeviceID        int     `json:"device_id"`
+	ServerPID       int     `json:"server_pid"`
+	Disk            string  `json:"disk"`
+	DiskBytes       int64   `json:"disk_bytes"`
+	Log             string  `json:"log"`
+	LogBytes        int64   `json:"log_bytes"`
+	LogUsedBytes    int64   `json:"log_used_bytes"`
+	DirtyBytes      int64   `json:"dirty_bytes"`
+	Volume          string  `json:"volume_uuid"`
+	Term            uint64  `json:"term"`
+	Marks           string  `json:"marks"`
+	Mode            string  `json:"mode"`
+	OnDisconnect    string  `json:"on_disconnect"`
+	Encrypted       bool    `json:"encrypted"`
+	Remote          string  `json:"remote,omitempty"`
+	RemoteInUse     string  `json:"remote_in_use,omitempty"` // which of remote's addresses the session goes over
+	Peer            string  `json:"peer_address,omitempty"`  // the other end's address and port
+	Listen          string  `json:"listen,omitempty"`
+	PeerKey         string  `json:"peer_key,omitempty"` // the one that the peer must have; "": any that is trusted
+	Connected       bool    `json:"connected"`
 	LastError       string  `json:"last_error,omitempty"`
 	Control         bool    `json:"control_connected"`
 	ControlReason   string  `json:"control_reason,omitempty"` // why it is not, while connected
@@ -136,6 +133,8 @@ type Status struct {
 	CompressSkipped  uint64   `json:"compress_not_tried_total"`  // after too many that did not shrink
 
 	Network *wire.Sockets `json:"network,omitempty"` // to the peer
+
+	CertificateEnd *time.Time `json:"certificate_until,omitempty"` // of this machine's, where an authority has signed one
 }
 
 // Status asks the loop.
@@ -145,13 +144,14 @@ func (s *Server) Status() (any, error) {
 	var using string
 	var queues []uint64
 	var sockets *wire.Sockets
+	var net *network
 	if err := s.stack.call(func() {
 		st, dirty, sockets = s.stack.node.Status(), s.stack.cache.Dirty(), s.stack.node.Sockets()
 		if s.stack.queue != nil {
 			queues = s.stack.queue.Served()
 		}
-		if s.stack.net != nil && st.Connected {
-			using = s.stack.net.using
+		if net = s.stack.net; net != nil && st.Connected {
+			using = net.using
 		}
 	}); err != nil {
 		return nil, err
@@ -180,7 +180,7 @@ func (s *Server) Status() (any, error) {
 	v.ResyncSent, v.ResyncCompared, v.ResyncSkipped = st.Resync.Sent, st.Resync.Compared, st.Resync.Skipped
 	v.RefillBytes, v.RefillTotal = st.RefillDone, st.RefillTotal
 	v.catchUp(&st.CatchUp)
-	v.CertificateEnd = CertificateEnd()
+	v.CertificateEnd = net.certificateEnd()
 	v.Latency, v.Metrics = s.traced(), s.exports.status()
 	v.Paused = s.conf().paused()
 	if s.live {
