@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -116,14 +117,13 @@ func (c *TestCmd) Run(*CLI) error {
 	}
 	t := &tally{l: l}
 	begun := time.Now()
-	simulated := func() {}
+	verdicts := func() {}
 	if !c.VMOnly {
 		dir, err := root()
 		if err != nil {
 			return err
 		}
-		c.host(t, dir)
-		simulated = simulate(t, dir, !c.HostOnly)
+		verdicts = c.host(t, dir)
 	}
 	if !c.HostOnly {
 		for _, k := range c.Kernel {
@@ -132,7 +132,7 @@ func (c *TestCmd) Run(*CLI) error {
 			}
 		}
 	}
-	simulated()
+	verdicts()
 	fmt.Printf("all phases: %.0f s\n", time.Since(begun).Seconds())
 	for _, a := range t.again {
 		fmt.Println("run twice:", a)
@@ -147,9 +147,26 @@ func (c *TestCmd) Run(*CLI) error {
 	return nil
 }
 
-// simulate runs the simulations at length, without the race detector, and the planted bugs: most of either is one
-// package's on one CPU. Neither knows a clock: beside other work they run when it leaves a processor. What it returns
-// waits for their verdicts.
+// simulated are the packages whose tests are simulations: none of them knows a clock.
+var simulated = []string{"./dcd/...", "./mirror/mirrortest", "./ublk/blk/blktest"}
+
+// clocked lists all packages but the simulated.
+func clocked(dir string) ([]string, error) {
+	list := func(patterns ...string) ([]string, error) {
+		out, err := command(dir, false, append([]string{"go", "list"}, patterns...)...)
+		return strings.Fields(out), err
+	}
+	all, err := list("./...")
+	if err != nil {
+		return nil, err
+	}
+	no, err := list(simulated...)
+	return slices.DeleteFunc(all, func(p string) bool { return slices.Contains(no, p) }), err
+}
+
+// simulate runs the simulations at length, without the race detector, under it, and with planted bugs: most of each is
+// one package's on one CPU. Beside other work they run when it leaves a processor, for as long as that takes. What it
+// returns waits for their verdicts.
 func simulate(t *tally, dir string, beside bool) (wait func()) {
 	nice := 0
 	if beside {
@@ -160,20 +177,23 @@ func simulate(t *tally, dir string, beside bool) (wait func()) {
 		var err error
 		done := make(chan struct{})
 		go func() {
-			p, n, err = tests(dir, nice, append([]string{"go", "test", "-v"}, args...)...)
+			p, n, err = tests(dir, nice, append([]string{"go", "test", "-v", "-timeout", "80m"}, args...)...)
 			close(done)
 		}()
 		return func() (int, int, error) { <-done; return p, n, err }
 	}
-	simulations := start("./dcd/...", "./mirror/mirrortest", "./ublk/blk/blktest")
+	simulations := start(simulated...)
+	raced := start(append([]string{"-race"}, simulated...)...)
 	planted := start("-tags", "planted", "-run", "Planted", "./dcd/...", "./mirror/...")
 	return func() {
 		t.phase("simulations at length, without the race detector", simulations)
+		t.phase("simulations with the race detector", raced)
 		t.phase("planted bugs are caught", planted)
 	}
 }
 
-func (c *TestCmd) host(t *tally, dir string) {
+// host runs what needs no virtual machine. The simulations may still run when it returns: verdicts waits for theirs.
+func (c *TestCmd) host(t *tally, dir string) (verdicts func()) {
 	one := func(name string, args ...string) {
 		t.phase(name, func() (int, int, error) {
 			out, err := command(dir, false, args...)
@@ -190,10 +210,18 @@ func (c *TestCmd) host(t *tally, dir string) {
 	one("go vet", "go", "vet", "./...")
 	one("go vet of the VM tests", "go", "vet", "-tags", "vm", "./...")
 	one("staticcheck", "go", "run", "honnef.co/go/tools/cmd/staticcheck@"+staticcheckVersion, "./...")
-	t.phase("go test -race", func() (int, int, error) { return tests(dir, 0, "go", "test", "-race", "-v", "./...") })
+	verdicts = simulate(t, dir, !c.HostOnly)
+	t.phase("go test -race of all but the simulations", func() (int, int, error) {
+		rest, err := clocked(dir)
+		if err != nil {
+			return 0, 1, err
+		}
+		return tests(dir, 0, append([]string{"go", "test", "-race", "-v"}, rest...)...)
+	})
 	t.phase("giouring as oracle", func() (int, int, error) {
 		return tests(dir, 0, "go", "test", "-v", "-tags", "giouring", "-ldflags=-checklinkname=0", "./uring")
 	})
+	return verdicts
 }
 
 // command runs a program and gives its output, which is shown when it fails or show is set.

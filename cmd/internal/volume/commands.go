@@ -112,12 +112,7 @@ func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func
 			data, log := s.stack.cache.Lost()
 			return done, cannotEmpty(data, log, s.stack.node.Err())
 		},
-		tell: func() string {
-			if left == 0 && !peer.Connected {
-				return fmt.Sprintf("the log is empty; waiting for the peer to come back and get level (%s); ^C and `robib-ublk del --force %s` ends without it", peer.LastError, s.conf().Name)
-			}
-			return fmt.Sprintf("emptying the log into %s: at most %s left", s.conf().Disk, Bytes(left))
-		},
+		tell: func() string { return draining(s.conf(), left, peer) },
 		stopped: func() error {
 			return fmt.Errorf("interrupted; the device is gone, %s are still in the log: `robib-ublk del %s` goes on", Bytes(left), s.conf().Name)
 		},
@@ -134,6 +129,17 @@ func (s *Server) deleteVolume(ctx context.Context, a control.Args, progress func
 	}
 	s.leave()
 	return nil
+}
+
+// draining says what del waits for, with left bytes in the log.
+func draining(c *Config, left int64, peer mirror.Status) string {
+	switch {
+	case left > 0:
+		return fmt.Sprintf("emptying the log into %s: at most %s left", c.Disk, Bytes(left))
+	case peer.State == mirror.StateAlone || peer.Connected:
+		return "the log is empty; its end is being written"
+	}
+	return fmt.Sprintf("the log is empty; waiting for the peer to come back and get level (%s); ^C and `robib-ublk del --force %s` ends without it", peer.LastError, c.Name)
 }
 
 // cannotEmpty is what keeps a log from being emptied, nil when nothing does.

@@ -3,6 +3,8 @@ package volume
 import (
 	"testing"
 	"time"
+
+	"github.com/robib-ublk/robib/mirror"
 )
 
 // Also of a stopped copy it is told whether it may be used: its log knows.
@@ -37,6 +39,25 @@ func TestStoppedCopy(t *testing.T) {
 	other.LogID = "another"
 	if v := Stopped(&other); v.Inconsistent || v.Term != 0 {
 		t.Errorf("of another volume's log: %+v", v)
+	}
+}
+
+// What del says it waits for: a volume without a second copy waits for no peer.
+func TestDraining(t *testing.T) {
+	c := &Config{Name: "a", Disk: "/dev/sdx"}
+	for _, x := range []struct {
+		left int64
+		peer mirror.Status
+		want string
+	}{
+		{4096, mirror.Status{State: mirror.StateAlone}, "emptying the log into /dev/sdx: at most 4 KiB left"},
+		{0, mirror.Status{State: mirror.StateAlone}, "the log is empty; its end is being written"},
+		{0, mirror.Status{State: mirror.StateInSync, Connected: true}, "the log is empty; its end is being written"},
+		{0, mirror.Status{State: mirror.StateDegraded, LastError: "no route"}, "the log is empty; waiting for the peer to come back and get level (no route); ^C and `robib-ublk del --force a` ends without it"},
+	} {
+		if got := draining(c, x.left, x.peer); got != x.want {
+			t.Errorf("%d bytes left, %s: %q, want %q", x.left, x.peer.State, got, x.want)
+		}
 	}
 }
 

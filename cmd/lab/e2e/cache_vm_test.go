@@ -37,10 +37,11 @@ func cacheOf(t *testing.T, name string) (s cacheStatus) {
 
 // Destage on demand, the offline tools, and a volume whose server dies with writes in the log.
 func TestLogTools(t *testing.T) {
-	blank(t, dataA, logA)
-	refused(t, 2, "--log-size", "add", "--name", "v", "--disk", dataA, "--log", logA, "--log-size", "4096", "--create-log")
-	refused(t, 2, "watermarks", "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log", "--low-water", "90", "--high-water", "60")
-	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--log-size", "64", "--ram", "16", "--create-log")
+	disk, other := smaller(t)
+	blank(t, disk, logA)
+	refused(t, 2, "--log-size", "add", "--name", "v", "--disk", disk, "--log", logA, "--log-size", "4096", "--create-log")
+	refused(t, 2, "watermarks", "add", "--name", "v", "--disk", disk, "--log", logA, "--create-log", "--low-water", "90", "--high-water", "60")
+	robib(t, "add", "--name", "v", "--disk", disk, "--log", logA, "--log-size", "64", "--ram", "16", "--create-log")
 	dev := stat(t, "v").Device
 	if b, err := os.ReadFile("/sys/block/" + strings.TrimPrefix(dev, "/dev/") + "/queue/scheduler"); err != nil || !strings.Contains(string(b), "[none]") {
 		t.Errorf("scheduler %q %v", b, err)
@@ -75,18 +76,18 @@ func TestLogTools(t *testing.T) {
 	if dump != "" && (json.Unmarshal([]byte(line), &first) != nil || first.LSN == 0) {
 		t.Errorf("log dump: %.300s", line)
 	}
-	before := run(t, "md5sum", dataA)
-	out = robib(t, "log", "rescue", logA, "--disk", dataA)
-	if run(t, "md5sum", dataA) != before || !strings.Contains(out, "nothing was changed") {
+	before := run(t, "md5sum", disk)
+	out = robib(t, "log", "rescue", logA, "--disk", disk)
+	if run(t, "md5sum", disk) != before || !strings.Contains(out, "nothing was changed") {
 		t.Errorf("a dry rescue: %s", out)
 	}
-	out = robib(t, "log", "rescue", logA, "--disk", dataA, "--write")
+	out = robib(t, "log", "rescue", logA, "--disk", disk, "--write")
 	if !strings.Contains(out, "nothing is lost") {
 		t.Error(out)
 	}
-	refused(t, 1, "belongs to disk", "log", "rescue", logA, "--disk", dataB)
+	refused(t, 1, "belongs to disk", "log", "rescue", logA, "--disk", other)
 	robib(t, "add", "--name", "v")
-	run(t, "cmp", "-n", "16777216", dev, dataA)
+	run(t, "cmp", "-n", "16777216", dev, disk)
 	robib(t, "del", "v")
 }
 
@@ -109,7 +110,8 @@ func rangeIoctl(t *testing.T, dev string, req uintptr, off, n uint64) {
 // Zeroed ranges read as zeros at once and on both disks afterwards; what is written later stays.
 // The mode is changed meanwhile.
 func TestZeroing(t *testing.T) {
-	p := newPair(t, "sync")
+	disk, disk2 := smaller(t)
+	p := newPairOn(t, "sync", disk, logA, disk2)
 	fio(t, p.Dev, "4k", 16)
 	run(t, "dd", "if=/dev/urandom", "of="+p.Dev, "bs=1M", "count=64", "oflag=direct")
 	before := cacheOf(t, "p")
@@ -132,7 +134,7 @@ func TestZeroing(t *testing.T) {
 	}
 	was := contents(t, p.Dev)
 	p.end()
-	if contents(t, dataA) != was {
+	if contents(t, disk) != was {
 		t.Error("the disk alone is not what the volume was")
 	}
 }
@@ -221,8 +223,9 @@ func TestQueues(t *testing.T) {
 
 // With the state directory lost, the log's own superblock says whose it is, and the volume goes on.
 func TestLostStateDirectory(t *testing.T) {
-	blank(t, dataA, logA)
-	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log")
+	disk, _ := smaller(t)
+	blank(t, disk, logA)
+	robib(t, "add", "--name", "v", "--disk", disk, "--log", logA, "--create-log")
 	dev := stat(t, "v").Device
 	run(t, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "count=8", "oflag=direct")
 	sum := strings.Fields(run(t, "md5sum", dev))[0]
@@ -230,9 +233,9 @@ func TestLostStateDirectory(t *testing.T) {
 	if err := os.RemoveAll("/var/lib/robib-ublk/volumes"); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, 1, logA, "add", "--disk", dataA, "--log", logB, "--create-log")
-	refused(t, 1, logA, "add", "--disk", dataA)
-	out := robib(t, "add", "--name", "w", "--disk", dataA, "--log", logA)
+	refused(t, 1, logA, "add", "--disk", disk, "--log", logB, "--create-log")
+	refused(t, 1, logA, "add", "--disk", disk)
+	out := robib(t, "add", "--name", "w", "--disk", disk, "--log", logA)
 	if !strings.Contains(out, "taken up again") {
 		t.Error(out)
 	}

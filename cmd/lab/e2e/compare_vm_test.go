@@ -11,15 +11,16 @@ import (
 // second machine's, and only what differs is sent.
 func TestDelThenAddCompares(t *testing.T) {
 	const mib = 1 << 20
-	p := newSyncedPair(t, "sync")
+	diskA, diskB := smaller(t)
+	p := newPairOf(t, "sync", diskA, logA, diskB, logB)
 	fio(t, p.Dev, "4k", 16)
 	p.end()
 	p.Link.Close()
-	run(t, "sh", "-c", "dd if=/dev/urandom of="+dataA+" bs=1M seek=40 count=3 oflag=direct conv=notrunc 2>/dev/null")
-	run(t, "sh", "-c", "dd if=/dev/urandom of="+dataB+" bs=4k seek=700 count=1 oflag=direct conv=notrunc 2>/dev/null")
+	run(t, "sh", "-c", "dd if=/dev/urandom of="+diskA+" bs=1M seek=40 count=3 oflag=direct conv=notrunc 2>/dev/null")
+	run(t, "sh", "-c", "dd if=/dev/urandom of="+diskB+" bs=4k seek=700 count=1 oflag=direct conv=notrunc 2>/dev/null")
 
-	out := robib(t, "serve", "--name", "s", "--disk", dataB, "--log", logB, "--create-log", "--overwrite", "--listen", "127.0.0.1:7791")
-	robib(t, "add", "--name", "p", "--disk", dataA, "--log", logA, "--create-log", "--remote", "127.0.0.1:7791", "--pair", pairing(t, out), "--mode", "sync")
+	out := robib(t, "serve", "--name", "s", "--disk", diskB, "--log", logB, "--create-log", "--overwrite", "--listen", "127.0.0.1:7791")
+	robib(t, "add", "--name", "p", "--disk", diskA, "--log", logA, "--create-log", "--remote", "127.0.0.1:7791", "--pair", pairing(t, out), "--mode", "sync")
 	inSync(t, "p")
 	s := stat(t, "p")
 	t.Logf("%d bytes sent, %d equal", s.ResyncSent, s.ResyncSkipped)

@@ -59,18 +59,19 @@ func aligned(n int) []byte {
 // The data disk's blocks cannot be read any more, but written: what the log has comes from there, the
 // rest from the peer, and nothing is lost or said to be.
 func TestReadErrors(t *testing.T) {
-	d := newMapped(t, "unreadable", dataA)
-	p := newPairOn(t, "sync", d.path(), logA)
+	disk, disk2 := smaller(t)
+	d := newMapped(t, "unreadable", disk)
+	p := newPairOn(t, "sync", d.path(), logA, disk2)
 	fio(t, p.Dev, "4k", 8)
 	robib(t, "destage", "p")
 	run(t, "dd", "if="+p.Dev, "bs=64k", "count=128", "iflag=direct", "of=/tmp/before")
-	d.table("flakey " + dataA + " 0 0 3600 1 error_reads")
+	d.table("flakey " + disk + " 0 0 3600 1 error_reads")
 	run(t, "dd", "if="+p.Dev, "bs=64k", "count=128", "iflag=direct", "of=/tmp/after")
 	run(t, "cmp", "/tmp/before", "/tmp/after")
 	if s := stat(t, "p"); s.PeerReads == 0 {
 		t.Errorf("no read was served by the peer: %+v", s)
 	}
-	d.table("linear " + dataA + " 0")
+	d.table("linear " + disk + " 0")
 	if s := stat(t, "p").State; s == "remote" { // too many errors: the disk has failed
 		robib(t, "replace-disk", "p", "--disk", d.path(), "--overwrite")
 	}
@@ -80,8 +81,9 @@ func TestReadErrors(t *testing.T) {
 // The data disk does not answer any more, and no error comes either: after its deadline it counts as
 // failed, the peer stands in, and fio has only waited. What it was given late is then of no account.
 func TestHangingDisk(t *testing.T) {
-	d := newMapped(t, "hanging", dataA)
-	p := newPairOn(t, "sync", d.path(), logA)
+	disk, disk2 := smaller(t)
+	d := newMapped(t, "hanging", disk)
+	p := newPairOn(t, "sync", d.path(), logA, disk2)
 	robib(t, "set", "p", "disk-deadline=10s")
 	ended, wait := background(t, p.Dev, job{"4k", 8, 1}, job{"512-128k", 8, 1})
 	pause(ended, 2)
@@ -98,8 +100,9 @@ func TestHangingDisk(t *testing.T) {
 // The server is killed while its disk hangs: past the disk's deadline the next one goes on without it, under the same
 // device, and the peer stands in. Nobody gets the disk before it has answered.
 func TestKilledWhileTheDiskHangs(t *testing.T) {
-	d := newMapped(t, "hanging", dataA)
-	p := newPairOn(t, "sync", d.path(), logA)
+	disk, disk2 := smaller(t)
+	d := newMapped(t, "hanging", disk)
+	p := newPairOn(t, "sync", d.path(), logA, disk2)
 	robib(t, "set", "p", "disk-deadline=10s")
 	ended, wait := background(t, p.Dev, job{"4k", 8, 1})
 	pause(ended, 2)

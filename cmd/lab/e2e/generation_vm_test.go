@@ -12,7 +12,8 @@ import (
 func outOfTheLog(t *testing.T) *pair {
 	t.Helper()
 	run(t, "sh", "-c", "rm -f /var/log/robib-ublk/p.log /var/log/robib-ublk/s.log") // of the tests before
-	p := newPair(t, "sync")
+	diskA, diskB := smaller(t)
+	p := newPairOn(t, "sync", diskA, logA, diskB)
 	run(t, "dd", "if=/dev/urandom", "of="+p.Dev, "bs=1M", "count=24", "oflag=direct")
 	until(t, "level", func() bool { return stat(t, "p").State == "in sync" })
 	run(t, "sh", "-c", "dd if="+p.Dev+" bs=1M count=24 iflag=direct 2>/dev/null | md5sum > /tmp/before")
@@ -56,7 +57,7 @@ func TestStagedSync(t *testing.T) {
 // In the middle of such a sync the primary is gone: what was visible is promoted, and written. The old primary's writes
 // are given up when it comes back.
 func TestPromoteInTheMiddleOfASync(t *testing.T) {
-	outOfTheLog(t)
+	p := outOfTheLog(t)
 	dies(t, "p")
 	until(t, "the secondary notices", func() bool { return stat(t, "s").State == "waiting for the primary" })
 	run(t, "sh", "-c", "robib-ublk log check "+logB+" | grep 'not visible yet'")
@@ -72,5 +73,5 @@ func TestPromoteInTheMiddleOfASync(t *testing.T) {
 	inSync(t, "s")
 	robib(t, "del", "s")
 	robib(t, "del", "p")
-	same(t, dataA, dataB)
+	same(t, p.disks[0], p.disks[1])
 }

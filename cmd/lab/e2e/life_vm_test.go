@@ -137,7 +137,8 @@ func TestRecover(t *testing.T) {
 
 // A proxy between the two machines sees none of the data that is written.
 func TestMarker(t *testing.T) {
-	p := newSyncedPair(t, "sync")
+	diskA, diskB := smaller(t)
+	p := newPairOf(t, "sync", diskA, logA, diskB, logB)
 	marker := []byte("the quick brown fox jumps over it")
 	p.Link.Watch(marker)
 	f, err := os.OpenFile(p.Dev, os.O_WRONLY|syscall.O_SYNC, 0)

@@ -83,11 +83,12 @@ func (h host) wire(netem ...string) {
 func apart(t *testing.T, mode string) (p *pair, a, b host) {
 	t.Helper()
 	a, b = hosts(t)
-	blank(t, dataA, dataB, logA, logB)
+	diskA, diskB := smaller(t)
+	blank(t, diskA, diskB, logA, logB)
 	run(t, "sh", "-c", "rm -f /var/log/robib-ublk/p.log /var/log/robib-ublk/s.log") // of the tests before
-	token := b.serve("s", dataB, logB, "7789")
-	t.Log(a.robib("add", "--name", "p", "--disk", dataA, "--log", logA, "--create-log", "--remote", b.addr+":7789", "--pair", token, "--mode", mode, "--peer-dead", "3s"))
-	p = &pair{t: t, Dev: stat(t, "p").Device}
+	token := b.serve("s", diskB, logB, "7789")
+	t.Log(a.robib("add", "--name", "p", "--disk", diskA, "--log", logA, "--create-log", "--remote", b.addr+":7789", "--pair", token, "--mode", mode, "--peer-dead", "3s"))
+	p = &pair{t: t, Dev: stat(t, "p").Device, disks: [2]string{diskA, diskB}}
 	inSync(t, "p")
 	return p, a, b
 }

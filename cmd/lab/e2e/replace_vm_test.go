@@ -42,29 +42,31 @@ func (p *pair) dying(fail func()) (wait func()) {
 // The data disk dies under fio, another one takes its place, and the server is killed while that is
 // filled: fio notices nothing, and in the end both copies are equal.
 func TestReplaceDisk(t *testing.T) {
-	disk, fail := failing(t, "data", dataA)
-	p := newPairOn(t, "sync", disk, logA)
+	under, disk2 := smaller(t)
+	disk, fail := failing(t, "data", under)
+	p := newPairOn(t, "sync", disk, logA, disk2)
 	wait := p.dying(fail)
-	other := spare(t, 512)
+	other := spare(t, 128)
 	robib(t, "replace-disk", "p", "--disk", other)
 	kill9(t, "p")
 	wait()
 	inSync(t, "p")
 	robib(t, "del", "p")
 	robib(t, "del", "s")
-	same(t, other, dataB)
+	same(t, other, disk2)
 }
 
 // The log dies under fio, and another one takes its place under the same block device.
 func TestReplaceLog(t *testing.T) {
+	disk, disk2 := smaller(t)
 	log, fail := failing(t, "log", logA)
-	p := newPairOn(t, "sync", dataA, log)
+	p := newPairOn(t, "sync", disk, log, disk2)
 	wait := p.dying(fail)
 	robib(t, "replace-log", "p", "--log", spare(t, 128), "--create-log")
 	wait()
 	until(t, "in sync or remote for want of a disk", func() bool { s := stat(t, "p").State; return s == "in sync" || s == "remote" })
 	if stat(t, "p").State == "remote" {
-		robib(t, "replace-disk", "p", "--disk", dataA, "--overwrite")
+		robib(t, "replace-disk", "p", "--disk", disk, "--overwrite")
 	}
 	p.end()
 }

@@ -136,22 +136,30 @@ func inSync(t *testing.T, name string) {
 
 // pair is a volume "p" with its second copy "s", both in this machine, joined through a link that can be cut.
 type pair struct {
-	t    *testing.T
-	Dev  string
-	Link *Proxy
+	t     *testing.T
+	Dev   string
+	Link  *Proxy
+	disks [2]string // the primary's and the secondary's
 }
 
 // newPair makes both halves on blank disks and waits until they are in sync.
 // Its disks hold zeros, and nobody compares them.
 func newPair(t *testing.T, mode string) *pair {
 	t.Helper()
-	return newPairOn(t, mode, dataA, logA)
+	return newPairOn(t, mode, dataA, logA, dataB)
 }
 
 // newSyncedPair is newPair with a full sync of the disks.
 func newSyncedPair(t *testing.T, mode string) *pair {
 	t.Helper()
 	return newPairOf(t, mode, dataA, logA, dataB, logB)
+}
+
+// smaller are the first 128 MiB of both data disks, for what compares or copies all of a disk and is not about its size.
+func smaller(t *testing.T) (a, b string) {
+	t.Helper()
+	const sectors = "262144"
+	return mapper(t, "smallA", "0 "+sectors+" linear "+dataA+" 0"), mapper(t, "smallB", "0 "+sectors+" linear "+dataB+" 0")
 }
 
 // pairing is the token in what serve printed.
@@ -175,10 +183,10 @@ func mapper(t *testing.T, name, table string) (dev string) {
 	return "/dev/mapper/" + name
 }
 
-// newPairOn is newPair with the primary's disks.
-func newPairOn(t *testing.T, mode, disk, log string) *pair {
+// newPairOn is newPair with the primary's disks and the secondary's.
+func newPairOn(t *testing.T, mode, disk, log, disk2 string) *pair {
 	t.Helper()
-	return newPairOf(t, mode, disk, log, dataB, logB, "--assume-clean")
+	return newPairOf(t, mode, disk, log, disk2, logB, "--assume-clean")
 }
 
 // newPairOf is newSyncedPair with the disks of both and more words for add.
@@ -191,7 +199,7 @@ func newPairOf(t *testing.T, mode, disk, log, disk2, log2 string, more ...string
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pair{t: t, Link: l}
+	p := &pair{t: t, Link: l, disks: [2]string{disk, disk2}}
 	t.Cleanup(func() { l.Close() })
 	out = robib(t, append([]string{"add", "--name", "p", "--disk", disk, "--log", log, "--create-log", "--remote", "127.0.0.1:7790", "--pair", token, "--mode", mode}, more...)...)
 	t.Log(out)
@@ -206,7 +214,7 @@ func (p *pair) end() {
 	inSync(p.t, "p")
 	robib(p.t, "del", "p")
 	robib(p.t, "del", "s")
-	same(p.t, dataA, dataB)
+	same(p.t, p.disks[0], p.disks[1])
 }
 
 // kill9 kills the server of volume name and waits until another one answers.

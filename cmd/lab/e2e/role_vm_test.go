@@ -64,7 +64,8 @@ func dies(t *testing.T, name string) {
 // The primary dies, the secondary takes over and is written to; the old primary comes back behind it
 // by the log. Then both write alone: it is said on both sides, and only an explicit word ends it.
 func TestOldPrimaryReturns(t *testing.T) {
-	p := newPair(t, "sync")
+	disk, disk2 := smaller(t)
+	p := newPairOn(t, "sync", disk, logA, disk2)
 	fio(t, p.Dev, "4k", 8)
 	dies(t, "p")
 	until(t, "the secondary notices", func() bool { return stat(t, "s").State == "waiting for the primary" })
