@@ -344,6 +344,9 @@ func (x *receiver) finishSync() {
 	}
 }
 
+// ackSegments is how many segments a secondary in async mode may hold durably and not have said so, while it appends more.
+const ackSegments = 32
+
 // ack tells the primary how far this copy is, once per batch, and only when it changed.
 func (x *receiver) ack() {
 	n := x.n
@@ -365,6 +368,9 @@ func (x *receiver) ack() {
 	}
 	if d == x.told && !x.whole && !x.tellsInPlace() && (r == x.toldRecv || n.o.Mode != SemiSync) {
 		return // what is only received nobody waits for
+	}
+	if n.o.Mode == Async && d < r && d-x.told < ackSegments && !x.whole && !x.tellsInPlace() {
+		return // nor for this, and an append that is under way ends soon
 	}
 	f := n.frameOf(wire.Ack)
 	f.LSN, f.Durable = r, d

@@ -26,6 +26,9 @@ const (
 // completion, inside a batch: it records, and acts later, in the kick.
 type Source interface{ Handle(c CQE, now int64) }
 
+// Late has entries to queue behind all others of a batch.
+type Late interface{ Queue() }
+
 // LoopOptions are those of the loop's ring.
 type LoopOptions struct{ Options }
 
@@ -34,6 +37,7 @@ type LoopOptions struct{ Options }
 type Loop struct {
 	ring    *Ring
 	sources []Source
+	late    []Late
 	free    []uint64 // ids that were given back
 	inline  bool     // this batch holds what may complete inside the enter call
 	sure    uint32   // and so much that surely does
@@ -56,7 +60,7 @@ func NewLoop(o LoopOptions) (*Loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Loop{ring: r}
+	l := &Loop{ring: r, late: make([]Late, 0, 64)}
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		return nil, errors.Join(err, r.Close())
@@ -166,6 +170,9 @@ func (l *Loop) Inline(sure bool) {
 	}
 }
 
+// Later has q queue its entries once, right before the next enter: what others queue meanwhile goes first.
+func (l *Loop) Later(q Late) { l.late = append(l.late, q) }
+
 // Wake makes the loop run a batch. Any goroutine.
 func (l *Loop) Wake() { l.wake.wake() }
 
@@ -224,6 +231,11 @@ func (l *Loop) Run(kick func(now int64) (wake int64)) error {
 // wait enters at most twice: without waiting where something may complete inline, then waiting
 // for one completion beside those that surely come inline, or not at all where there is nothing to submit and something to reap.
 func (l *Loop) wait(wake, now int64) error {
+	for i := 0; i < len(l.late); i++ {
+		l.late[i].Queue()
+		l.late[i] = nil
+	}
+	l.late = l.late[:0]
 	n := 1 + l.sure
 	l.sure = 0
 	if l.inline {

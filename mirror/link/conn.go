@@ -77,6 +77,9 @@ type Conn struct {
 	sealed, opened uint64
 	wear           wear
 
+	later bool // Queue is called before the next enter
+	asked bool // that is to arm
+
 	before, since int // bytes sent between the last two RECVs, and after the last one
 
 	// BytesIn and BytesOut count what went over the wire.
@@ -203,8 +206,32 @@ func (c *Conn) Send(f *wire.Frame) bool {
 		c.seal(c.joined[:wire.HeadBytes])
 		c.seal(f.Body)
 	}
-	c.push()
+	c.behind()
 	return true
+}
+
+// behind has what is sent, and the RECV, follow all else that this batch does: many small frames then go in one SEND,
+// and nobody waits for a RECV to be made ready.
+func (c *Conn) behind() {
+	if !c.later {
+		c.later = true
+		c.loop.Later(c)
+	}
+}
+
+// Queue queues them.
+func (c *Conn) Queue() {
+	c.later = false
+	if c.freed {
+		return
+	}
+	if c.err == nil {
+		c.push()
+	}
+	if c.asked {
+		c.asked = false
+		c.arm()
+	}
 }
 
 // seal appends b, encrypted, to what is sent next.
@@ -272,7 +299,7 @@ func (c *Conn) Handle(q uring.CQE, _ int64) {
 			c.fail(fmt.Errorf("link: send: %w", unix.Errno(-q.Res)))
 		}
 		if c.err == nil {
-			c.push()
+			c.behind()
 		}
 	case opRecv:
 		c.armed = false
@@ -346,7 +373,8 @@ func (c *Conn) Recv() (f wire.Frame, ok bool) {
 			return g, true
 		}
 	}
-	c.arm()
+	c.asked = true
+	c.behind()
 	return f, false
 }
 
@@ -354,6 +382,9 @@ func (c *Conn) Recv() (f wire.Frame, ok bool) {
 // has returned them.
 func (c *Conn) Close() error {
 	if !c.closed {
+		if c.err == nil {
+			c.push()
+		}
 		c.closed = true
 		c.fail(errors.New("closed"))
 		c.finish()

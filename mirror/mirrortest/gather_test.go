@@ -56,6 +56,20 @@ func TestAsyncGathers(t *testing.T) {
 	if limit := int64(128 << 10); most == 0 || most > limit {
 		t.Errorf("%d bytes of log were held back, at most %d may be", most, limit)
 	}
+	// The peer answers for several segments at once, too, until it has none left to answer for.
+	before, answers := log().Sealed(), 0
+	tap := p.Net.Tap
+	p.Net.Tap = func(from int, f *wire.Frame) {
+		if tap(from, f); from == 1 && f.Kind == wire.Ack {
+			answers++
+		}
+	}
+	p.Load.Left = 300
+	p.until("the peer has all", func() bool { return p.Load.Done() && p.M[0].Node.Status().RemoteDurable == log().Sealed() })
+	if n := int(log().Sealed() - before); answers == 0 || answers > n/3 {
+		t.Errorf("%d answers for %d segments", answers, n)
+	}
+	p.Net.Tap = tap
 	for _, m := range []mirror.Mode{mirror.SemiSync, mirror.Sync} {
 		p.M[0].Node.SetMode(m)
 		p.until("the mode is in force", func() bool {
