@@ -100,12 +100,16 @@ func (x *receiver) quiet() error {
 	n := x.n
 	n.cache.HoldDestage(true)
 	defer n.cache.HoldDestage(false)
+	now := n.now
 	for n.cache.Busy() {
-		now, err := n.o.Drive()
-		if err != nil {
+		n.cache.Kick(now) // what has ended may be all that there was
+		if !n.cache.Busy() {
+			break
+		}
+		var err error
+		if now, err = n.o.Drive(); err != nil {
 			return err
 		}
-		n.cache.Kick(now)
 	}
 	return nil
 }

@@ -281,6 +281,7 @@ func (n *Node) Kick(now blk.Instant) int64 {
 		return blk.Never // memory and connections are gone
 	}
 	n.now = now
+	n.log.Merge(!n.primary && n.o.Mode == Async)
 	if n.begun == 0 {
 		n.begun = now.Mono
 	}

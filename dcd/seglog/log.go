@@ -39,6 +39,7 @@ type Log struct {
 	appTo   LSN
 	appBusy bool
 	appDone bool
+	merge   merging
 
 	sup   supers
 	sums  summaries
@@ -305,7 +306,9 @@ func (l *Log) accept(s *Segment) {
 	if Planted && Plant == "ack-early" {
 		l.durable = l.sealed
 	}
-	l.push()
+	if !l.merges() {
+		l.push()
+	} // else Kick does, when all that came is here
 }
 
 // push starts the append of what is sealed and not yet on its way: neighbouring segments in one
@@ -331,12 +334,15 @@ func (l *Log) push() {
 		if i.pos != end || i.pos%c == 0 || int64(e-from.pos) > l.super.MaxSegmentBytes {
 			break
 		}
-		if i.durable > l.appTo {
+		if i.durable > l.appTo && !(l.merges() && int64(e-from.pos) <= mergeBytes) {
 			// It declares durable, at the primary, what is only being written here: were both
 			// torn apart by a power cut, a torn tail would look like corruption.
 			break
 		}
 		to, end = to+1, e
+	}
+	if l.merge.on {
+		l.merge.to = to
 	}
 	n := int64(end - from.pos)
 	at := int64(from.pos % c)

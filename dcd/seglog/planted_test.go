@@ -28,6 +28,14 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 	if err := stageIsHeld(t); err == nil {
 		t.Error("stage-reused went unnoticed")
 	}
+	Plant = "merge-not-erased"
+	caught := false
+	for left := range 1 << mergedTogether {
+		caught = caught || goneOn(t, left, true) != nil
+	}
+	if !caught {
+		t.Error("merge-not-erased went unnoticed")
+	}
 	Plant = "skip-chain"
 	p := tornPair(t)
 	if err := p.open(); err != nil {

@@ -173,6 +173,12 @@ func (l *Log) recover(o *Options, drive blk.Drive) error {
 	if err := w.judge(hole); err != nil {
 		return err
 	}
+	if w.torn && !(Planted && Plant == "merge-not-erased") {
+		// They declare durable what is cut: nothing that comes after may be taken for declared by them.
+		if err := l.eraseTorn(l.head, drive); err != nil {
+			return err
+		}
+	}
 	// What was read back may lie in the device's volatile cache only: a killed server's last
 	// append has completed without our having seen it.
 	if err := flush(l.dev, drive); err != nil {
@@ -193,6 +199,7 @@ type walker struct {
 	at    int64 // device offset of buf
 	n     int64 // valid bytes in buf
 	Bytes int64 // read in all
+	torn  bool  // judge found segments of a merged append behind the hole
 }
 
 func (w *walker) close() { blk.Free(w.buf) }
@@ -312,6 +319,10 @@ func (w *walker) judge(hole error) error {
 			continue
 		}
 		if err == nil && s.LSN > h && s.Volume == l.super.Volume && s.Term.Number >= l.super.MinTerm && s.Durable >= h {
+			if l.ofLast(p) {
+				w.torn = true
+				continue
+			}
 			return &CorruptError{h, l.head, s.LSN, hole, l.hash}
 		}
 	}

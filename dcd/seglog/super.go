@@ -36,11 +36,15 @@ const Refills = 4
 // Stages is the incompat bit of a log that holds a stage, or once dropped one for a new term.
 const Stages = 8
 
+// Merges is the incompat bit of a log of a secondary that appends several segments at once although each declares the
+// one before durable, which is true at the primary only: see Log.Merge.
+const Merges = 16
+
 // Feature bits of this version, by name. An unknown incompat bit is refused, an unknown
 // ro-compat bit is refused for writing, an unknown compat bit is ignored.
 const (
 	knownROCompat = 0
-	knownIncompat = Zeroes | Bypasses | Refills | Stages
+	knownIncompat = Zeroes | Bypasses | Refills | Stages | Merges
 )
 
 // Marks are facts that must survive: each is durable before anything relies on it.

@@ -7,7 +7,7 @@ package mirrortest
 // the map says, or everything.
 var planted = []string{"no-inconsistent", "destage-undeclared", "ack-received", "map-bit-lost", "map-no-log", "progress-early",
 	"refill-no-limit", "refill-early", "refill-said-early", "swap-early", "hash-under-log", "hash-other-place", "asked-is-done",
-	"gen-visible-early", "gen-frees-unmapped", "dcd:gen-destages"}
+	"gen-visible-early", "gen-frees-unmapped", "dcd:gen-destages", "log:merge-unsaid"}
 
 // plantedRare are bugs that no seed may come across, and who finds them.
 var plantedRare = map[string]func() error{

@@ -7,20 +7,25 @@ import (
 	"testing"
 
 	"github.com/robib-ublk/robib/dcd"
+	"github.com/robib-ublk/robib/dcd/seglog"
 	"github.com/robib-ublk/robib/mirror"
 )
 
 // Each planted bug must be caught by the simulation within 2,000 seeds.
 func TestPlantedBugsAreCaught(t *testing.T) {
-	defer func() { mirror.Plant, dcd.Plant = "", "" }()
+	defer func() { mirror.Plant, dcd.Plant, seglog.Plant = "", "", "" }()
 	for _, bug := range planted {
 		t.Run(bug, func(t *testing.T) {
-			mirror.Plant, dcd.Plant = bug, ""
+			mirror.Plant, dcd.Plant, seglog.Plant = bug, "", ""
 			if below, ok := strings.CutPrefix(bug, "dcd:"); ok {
 				mirror.Plant, dcd.Plant = "", below
 			}
+			mode := mirror.Sync
+			if below, ok := strings.CutPrefix(bug, "log:"); ok {
+				mirror.Plant, seglog.Plant, mode = "", below, mirror.Async
+			}
 			for seed := range uint64(2000) {
-				p, err := run(seed, mirror.Sync, bug == "swap-early")
+				p, err := run(seed, mode, bug == "swap-early")
 				if p != nil {
 					p.Free()
 				}
