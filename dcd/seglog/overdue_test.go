@@ -46,8 +46,12 @@ func TestStageIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.HangNth(blk.Write, 1)
-	b := make([]byte, l.StageCost(4096))
-	if ok, _ := l.Stage(&blk.Request{Length: 4096, Buf: b}, false); !ok {
+	b, err := blk.Alloc(int(l.StageCost(4096)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blk.Free(b)
+	if ok, _ := l.Stage(&blk.Request{Length: 4096, Buf: b[:l.StageCost(4096)]}, false); !ok {
 		t.Fatal("there is no room for a block")
 	}
 	for now := int64(100e9); now < 110e9; now += 1e9 {
