@@ -13,6 +13,8 @@
 // is followed: a segment is next when its header's checksum, volume, LSN and previous hash fit
 // and all its payload checksums do. The first that does not is a hole. A hole is a torn tail,
 // and cut, unless a valid segment behind it, or the superblock, declares it durable: then it is
-// corruption, and the log is refused. A read error is never a hole. A cut segment cannot come
+// corruption, and the log is refused. One exception, where the superblock says Merges: the last append of a secondary
+// in async mode, at most 128 KiB, may hold segments that declare one another durable, for so they were at the primary;
+// there a hole is a torn tail. A read error is never a hole. A cut segment cannot come
 // back: what is written next has another incarnation, so another hash.
 package seglog
