@@ -37,11 +37,10 @@ func cacheOf(t *testing.T, name string) (s cacheStatus) {
 
 // Destage on demand, the offline tools, and a volume whose server dies with writes in the log.
 func TestLogTools(t *testing.T) {
-	disk, other := smaller(t)
-	blank(t, disk, logA)
-	refused(t, 2, "--log-size", "add", "--name", "v", "--disk", disk, "--log", logA, "--log-size", "4096", "--create-log")
-	refused(t, 2, "watermarks", "add", "--name", "v", "--disk", disk, "--log", logA, "--create-log", "--low-water", "90", "--high-water", "60")
-	robib(t, "add", "--name", "v", "--disk", disk, "--log", logA, "--log-size", "64", "--ram", "16", "--create-log")
+	blank(t, dataA, logA)
+	refused(t, 2, "--log-size", "add", "--name", "v", "--disk", dataA, "--log", logA, "--log-size", "4096", "--create-log")
+	refused(t, 2, "watermarks", "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log", "--low-water", "90", "--high-water", "60")
+	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--log-size", "64", "--ram", "16", "--create-log")
 	dev := stat(t, "v").Device
 	if b, err := os.ReadFile("/sys/block/" + strings.TrimPrefix(dev, "/dev/") + "/queue/scheduler"); err != nil || !strings.Contains(string(b), "[none]") {
 		t.Errorf("scheduler %q %v", b, err)
@@ -76,18 +75,18 @@ func TestLogTools(t *testing.T) {
 	if dump != "" && (json.Unmarshal([]byte(line), &first) != nil || first.LSN == 0) {
 		t.Errorf("log dump: %.300s", line)
 	}
-	before := run(t, "md5sum", disk)
-	out = robib(t, "log", "rescue", logA, "--disk", disk)
-	if run(t, "md5sum", disk) != before || !strings.Contains(out, "nothing was changed") {
+	before := sum(t, dataA)
+	out = robib(t, "log", "rescue", logA, "--disk", dataA)
+	if sum(t, dataA) != before || !strings.Contains(out, "nothing was changed") {
 		t.Errorf("a dry rescue: %s", out)
 	}
-	out = robib(t, "log", "rescue", logA, "--disk", disk, "--write")
+	out = robib(t, "log", "rescue", logA, "--disk", dataA, "--write")
 	if !strings.Contains(out, "nothing is lost") {
 		t.Error(out)
 	}
-	refused(t, 1, "belongs to disk", "log", "rescue", logA, "--disk", other)
+	refused(t, 1, "belongs to disk", "log", "rescue", logA, "--disk", dataB)
 	robib(t, "add", "--name", "v")
-	run(t, "cmp", "-n", "16777216", dev, disk)
+	run(t, "cmp", "-n", "16777216", dev, dataA)
 	robib(t, "del", "v")
 }
 
@@ -221,26 +220,31 @@ func TestQueues(t *testing.T) {
 	robib(t, "del", "v")
 }
 
+// sum is that of the first 64 MiB of a device, in which the tests here write.
+func sum(t *testing.T, dev string) string {
+	t.Helper()
+	return run(t, "sh", "-c", "head -c 67108864 "+dev+" | md5sum")
+}
+
 // With the state directory lost, the log's own superblock says whose it is, and the volume goes on.
 func TestLostStateDirectory(t *testing.T) {
-	disk, _ := smaller(t)
-	blank(t, disk, logA)
-	robib(t, "add", "--name", "v", "--disk", disk, "--log", logA, "--create-log")
+	blank(t, dataA, logA)
+	robib(t, "add", "--name", "v", "--disk", dataA, "--log", logA, "--create-log")
 	dev := stat(t, "v").Device
 	run(t, "dd", "if=/dev/urandom", "of="+dev, "bs=1M", "count=8", "oflag=direct")
-	sum := strings.Fields(run(t, "md5sum", dev))[0]
+	before := sum(t, dev)
 	robib(t, "stop", "v")
 	if err := os.RemoveAll("/var/lib/robib-ublk/volumes"); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, 1, logA, "add", "--disk", disk, "--log", logB, "--create-log")
-	refused(t, 1, logA, "add", "--disk", disk)
-	out := robib(t, "add", "--name", "w", "--disk", disk, "--log", logA)
+	refused(t, 1, logA, "add", "--disk", dataA, "--log", logB, "--create-log")
+	refused(t, 1, logA, "add", "--disk", dataA)
+	out := robib(t, "add", "--name", "w", "--disk", dataA, "--log", logA)
 	if !strings.Contains(out, "taken up again") {
 		t.Error(out)
 	}
-	if got := strings.Fields(run(t, "md5sum", stat(t, "w").Device))[0]; got != sum {
-		t.Errorf("%s, was %s", got, sum)
+	if got := sum(t, stat(t, "w").Device); got != before {
+		t.Errorf("%s, was %s", got, before)
 	}
 	robib(t, "del", "w")
 }
