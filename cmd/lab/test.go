@@ -164,6 +164,18 @@ func clocked(dir string) ([]string, error) {
 	return slices.DeleteFunc(all, func(p string) bool { return slices.Contains(no, p) }), err
 }
 
+// aside runs f in the background; end waits for what it says.
+func aside(f func() (int, int, error)) (end func() (int, int, error)) {
+	var p, n int
+	var err error
+	done := make(chan struct{})
+	go func() {
+		p, n, err = f()
+		close(done)
+	}()
+	return func() (int, int, error) { <-done; return p, n, err }
+}
+
 // simulate runs the simulations at length, without the race detector, under it, and with planted bugs: most of each is
 // one package's on one CPU. Beside other work they run when it leaves a processor, for as long as that takes. What it
 // returns waits for their verdicts.
@@ -173,14 +185,9 @@ func simulate(t *tally, dir string, beside bool) (wait func()) {
 		nice = 19
 	}
 	start := func(args ...string) (end func() (int, int, error)) {
-		var p, n int
-		var err error
-		done := make(chan struct{})
-		go func() {
-			p, n, err = tests(dir, nice, append([]string{"go", "test", "-v", "-timeout", "80m"}, args...)...)
-			close(done)
-		}()
-		return func() (int, int, error) { <-done; return p, n, err }
+		return aside(func() (int, int, error) {
+			return tests(dir, nice, append([]string{"go", "test", "-v", "-timeout", "80m"}, args...)...)
+		})
 	}
 	simulations := start(simulated...)
 	raced := start(append([]string{"-race"}, simulated...)...)
@@ -194,23 +201,29 @@ func simulate(t *tally, dir string, beside bool) (wait func()) {
 
 // host runs what needs no virtual machine. The simulations may still run when it returns: verdicts waits for theirs.
 func (c *TestCmd) host(t *tally, dir string) (verdicts func()) {
-	one := func(name string, args ...string) {
-		t.phase(name, func() (int, int, error) {
-			out, err := command(dir, false, args...)
-			if name == "gofmt" && strings.TrimSpace(out) != "" {
-				err = errors.New("not formatted: " + out)
-			}
-			if err != nil {
-				return 0, 1, err
-			}
-			return 1, 0, nil
-		})
+	t.phase("gofmt", func() (int, int, error) {
+		out, err := command(dir, false, "gofmt", "-l", ".")
+		if strings.TrimSpace(out) != "" {
+			err = errors.New("not formatted: " + out)
+		}
+		return verdictOf(err)
+	})
+	t.phase("go vet", func() (int, int, error) {
+		_, err := command(dir, false, "go", "vet", "./...")
+		return verdictOf(err)
+	})
+	linted := aside(func() (int, int, error) {
+		_, err := command(dir, false, "nice", "go", "vet", "-tags", "vm", "./...")
+		if err == nil {
+			_, err = command(dir, false, "nice", "go", "run", "honnef.co/go/tools/cmd/staticcheck@"+staticcheckVersion, "./...")
+		}
+		return verdictOf(err)
+	})
+	simulations := simulate(t, dir, !c.HostOnly)
+	verdicts = func() {
+		t.phase("go vet of the VM tests, staticcheck", linted)
+		simulations()
 	}
-	one("gofmt", "gofmt", "-l", ".")
-	one("go vet", "go", "vet", "./...")
-	one("go vet of the VM tests", "go", "vet", "-tags", "vm", "./...")
-	one("staticcheck", "go", "run", "honnef.co/go/tools/cmd/staticcheck@"+staticcheckVersion, "./...")
-	verdicts = simulate(t, dir, !c.HostOnly)
 	t.phase("go test -race of all but the simulations", func() (int, int, error) {
 		rest, err := clocked(dir)
 		if err != nil {
@@ -222,6 +235,14 @@ func (c *TestCmd) host(t *tally, dir string) (verdicts func()) {
 		return tests(dir, 0, "go", "test", "-v", "-tags", "giouring", "-ldflags=-checklinkname=0", "./uring")
 	})
 	return verdicts
+}
+
+// verdictOf is one check's.
+func verdictOf(err error) (passed, failed int, _ error) {
+	if err != nil {
+		return 0, 1, err
+	}
+	return 1, 0, nil
 }
 
 // command runs a program and gives its output, which is shown when it fails or show is set.
