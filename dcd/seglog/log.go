@@ -341,9 +341,7 @@ func (l *Log) push() {
 		}
 		to, end = to+1, e
 	}
-	if l.merge.on {
-		l.merge.to = to
-	}
+	l.merge.flying = l.merge.on
 	n := int64(end - from.pos)
 	at := int64(from.pos % c)
 	l.app = blk.Request{Op: blk.Write, Flags: blk.FUA, Offset: l.DeviceOffset(from.pos), Length: n, Buf: l.ram[at : at+n : at+n], Owner: l}

@@ -7,19 +7,19 @@ const mergeBytes = 128 << 10
 type merging struct {
 	on     bool
 	ticket uint64 // of the superblock that says so
-	to     LSN    // newest segment that may have been appended so
+	flying bool   // the append in flight may be such a one
 }
 
 // Merge says whether several of a primary's segments may be appended at once although each declares the one before
 // durable. A power cut can then leave the later one alone: as long as the superblock says so, recovery takes that, within
 // the last append, for a torn tail, as it is, and not for corruption. It is for a secondary on whose word nobody's
-// acknowledgement waits. It takes effect once the superblock is durable, and ends when such appends are.
+// acknowledgement waits. It takes effect once the superblock is durable, and ends when no such append is in flight.
 func (l *Log) Merge(on bool) {
 	l.merge.on = on
 	switch said := l.super.Incompat&Merges != 0; {
 	case on && !said:
 		l.merge.ticket = l.Update(func(s *Super) { s.Incompat |= Merges })
-	case !on && said && l.durable >= l.merge.to:
+	case !on && said && !(l.appBusy && l.merge.flying):
 		l.Update(func(s *Super) { s.Incompat &^= Merges })
 	}
 }

@@ -19,12 +19,11 @@ type followed struct {
 
 func (f *followed) settle(t *testing.T, l *Log) {
 	t.Helper()
-	for l.Kick(f.w.Time()); l.Durable() < l.Sealed() || l.Busy(); l.Kick(f.w.Time()) {
-		if !f.w.Step() && l.Busy() {
-			t.Fatal("quiet")
-		}
+	for l.Kick(f.w.Time()); f.w.Step(); l.Kick(f.w.Time()) {
 	}
-	l.Kick(f.w.Time()) // it takes note of what was last
+	if l.Durable() < l.Sealed() || l.Busy() {
+		t.Fatal("the world is quiet, and the log is not")
+	}
 }
 
 func (f *followed) open(t *testing.T) error {
@@ -50,14 +49,14 @@ func newFollowed(t *testing.T, n, payload int) *followed {
 	t.Helper()
 	f := &followed{w: blktest.NewWorld(5)}
 	s := Super{Volume: UUID{1}, Log: UUID{2}, DiskBytes: 1 << 30, DiskBlock: 512, ChunkBytes: 1 << 20}
-	make := func(name string) *blktest.Disk {
+	create := func(name string) *blktest.Disk {
 		d := blktest.NewDisk(f.w, name, 4<<20, 1000)
 		if err := Create(d, s, f.w.Drive); err != nil {
 			t.Fatal(err)
 		}
 		return d
 	}
-	p, err := Open(make("primary"), Options{Incarnation: 1}, f.w.Drive)
+	p, err := Open(create("primary"), Options{Incarnation: 1}, f.w.Drive)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +72,7 @@ func newFollowed(t *testing.T, n, payload int) *followed {
 		f.raw = append(f.raw, bytes.Clone(r.Next(1<<20).Raw))
 		f.settle(t, p)
 	}
-	f.dev = make("secondary")
+	f.dev = create("secondary")
 	if err := f.open(t); err != nil {
 		t.Fatal(err)
 	}
@@ -144,6 +143,23 @@ func TestMergedAppendsAreTorn(t *testing.T) {
 				t.Errorf("left %05b, then a primary %v: %v", left, promoted, err)
 			}
 		}
+	}
+}
+
+// A cut takes away what was appended so: nothing speaks of it then.
+func TestMergesEndWithACut(t *testing.T) {
+	f := newFollowed(t, 6, 4096)
+	f.l.Merge(true)
+	f.settle(t, f.l)
+	f.adopt(t, f.raw...)
+	f.settle(t, f.l)
+	if err := f.l.Cut(2, f.w.Drive); err != nil {
+		t.Fatal(err)
+	}
+	f.l.Merge(false)
+	f.settle(t, f.l)
+	if f.l.super.Incompat&Merges != 0 {
+		t.Error("the superblock speaks of appends of segments that are gone")
 	}
 }
 
