@@ -26,7 +26,7 @@ const (
 // completion, inside a batch: it records, and acts later, in the kick.
 type Source interface{ Handle(c CQE, now int64) }
 
-// Late has entries to queue behind all others of a batch.
+// Late has entries to queue behind all others of a batch. Queue calls Later for nobody.
 type Late interface{ Queue() }
 
 // LoopOptions are those of the loop's ring.
@@ -231,10 +231,10 @@ func (l *Loop) Run(kick func(now int64) (wake int64)) error {
 // wait enters at most twice: without waiting where something may complete inline, then waiting
 // for one completion beside those that surely come inline, or not at all where there is nothing to submit and something to reap.
 func (l *Loop) wait(wake, now int64) error {
-	for i := 0; i < len(l.late); i++ {
-		l.late[i].Queue()
-		l.late[i] = nil
+	for _, q := range l.late {
+		q.Queue()
 	}
+	clear(l.late)
 	l.late = l.late[:0]
 	n := 1 + l.sure
 	l.sure = 0

@@ -373,8 +373,10 @@ func (c *Conn) Recv() (f wire.Frame, ok bool) {
 			return g, true
 		}
 	}
-	c.asked = true
-	c.behind()
+	if !c.armed {
+		c.asked = true
+		c.behind()
+	}
 	return f, false
 }
 

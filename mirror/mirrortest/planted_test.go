@@ -16,13 +16,15 @@ func TestPlantedBugsAreCaught(t *testing.T) {
 	defer func() { mirror.Plant, dcd.Plant, seglog.Plant = "", "", "" }()
 	for _, bug := range planted {
 		t.Run(bug, func(t *testing.T) {
-			mirror.Plant, dcd.Plant, seglog.Plant = bug, "", ""
-			if below, ok := strings.CutPrefix(bug, "dcd:"); ok {
-				mirror.Plant, dcd.Plant = "", below
-			}
+			mirror.Plant, dcd.Plant, seglog.Plant = "", "", ""
 			mode := mirror.Sync
-			if below, ok := strings.CutPrefix(bug, "log:"); ok {
-				mirror.Plant, seglog.Plant, mode = "", below, mirror.Async
+			switch layer, below, _ := strings.Cut(bug, ":"); layer {
+			case "dcd":
+				dcd.Plant = below
+			case "log":
+				seglog.Plant, mode = below, mirror.Async
+			default:
+				mirror.Plant = bug
 			}
 			for seed := range uint64(2000) {
 				p, err := run(seed, mode, bug == "swap-early")
