@@ -153,7 +153,7 @@ var simulated = []string{"./dcd/...", "./mirror/mirrortest", "./ublk/blk/blktest
 // clocked lists all packages but the simulated.
 func clocked(dir string) ([]string, error) {
 	list := func(patterns ...string) ([]string, error) {
-		out, err := command(dir, false, append([]string{"go", "list"}, patterns...)...)
+		out, err := command(dir, append([]string{"go", "list"}, patterns...)...)
 		return strings.Fields(out), err
 	}
 	all, err := list("./...")
@@ -202,20 +202,20 @@ func simulate(t *tally, dir string, beside bool) (wait func()) {
 // host runs what needs no virtual machine. The simulations may still run when it returns: verdicts waits for theirs.
 func (c *TestCmd) host(t *tally, dir string) (verdicts func()) {
 	t.phase("gofmt", func() (int, int, error) {
-		out, err := command(dir, false, "gofmt", "-l", ".")
+		out, err := command(dir, "gofmt", "-l", ".")
 		if strings.TrimSpace(out) != "" {
 			err = errors.New("not formatted: " + out)
 		}
 		return verdictOf(err)
 	})
 	t.phase("go vet", func() (int, int, error) {
-		_, err := command(dir, false, "go", "vet", "./...")
+		_, err := command(dir, "go", "vet", "./...")
 		return verdictOf(err)
 	})
 	linted := aside(func() (int, int, error) {
-		_, err := command(dir, false, "nice", "go", "vet", "-tags", "vm", "./...")
+		_, err := command(dir, "nice", "go", "vet", "-tags", "vm", "./...")
 		if err == nil {
-			_, err = command(dir, false, "nice", "go", "run", "honnef.co/go/tools/cmd/staticcheck@"+staticcheckVersion, "./...")
+			_, err = command(dir, "nice", "go", "run", "honnef.co/go/tools/cmd/staticcheck@"+staticcheckVersion, "./...")
 		}
 		return verdictOf(err)
 	})
@@ -245,15 +245,13 @@ func verdictOf(err error) (passed, failed int, _ error) {
 	return 1, 0, nil
 }
 
-// command runs a program and gives its output, which is shown when it fails or show is set.
-func command(dir string, show bool, args ...string) (string, error) {
+// command runs a program and gives its output, which is shown when it fails.
+func command(dir string, args ...string) (string, error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = dir
 	b, err := cmd.CombinedOutput()
-	if err != nil || show {
-		os.Stdout.Write(b)
-	}
 	if err != nil {
+		os.Stdout.Write(b)
 		err = fmt.Errorf("%s: %w", strings.Join(args, " "), err)
 	}
 	return string(b), err
